@@ -1,0 +1,1 @@
+"""Redis or Valkey: delivers jobs and carries progress; nothing in it is needed to go on."""

@@ -1,0 +1,111 @@
+"""Following the progress stream from a noted position on, through outages, flushes and failovers of the server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from streamworker.broker.connection import CONNECTION_ERRORS, connect, explain
+from streamworker.broker.replies import Entry, read_entries
+
+log = logging.getLogger("streamworker.broker")
+
+START = b"0-0"
+QUIET = 1.0  # seconds
+PAGE = 500
+
+
+async def position(redis: Redis, stream: str) -> bytes:
+    """The id of the newest entry that the stream ever had; `0-0` for a stream that is not there."""
+    try:
+        found = await redis.xinfo_stream(stream)
+    except ResponseError as error:
+        if "no such key" in str(error):
+            return START
+        raise
+    newest: bytes = found["last-generated-id"]
+    return newest
+
+
+class Tail:
+    """Entries of one stream as they come, read through a client of its own.
+
+    `healthy` is False while the server cannot be read. Entries may be missed then, or when the server loses its data:
+    readers compare revisions and ask Postgres.
+    """
+
+    def __init__(self, url: str, stream: str, client: Callable[..., Redis] = connect) -> None:
+        self._url = url
+        self._stream = stream
+        self._connect = client
+        self._redis: Redis | None = None
+        self._after: bytes | None = None
+        self.healthy = True
+
+    async def start(self) -> None:
+        """Note the present position; what is appended from now on will be read. Does not raise when the server is away."""
+        try:
+            await self._note_position()
+        except CONNECTION_ERRORS as error:
+            await self._fell(error)
+
+    async def read(self, quiet: float = QUIET) -> list[Entry]:
+        """The next entries; an empty list after `quiet` seconds without any, or without a server."""
+        try:
+            if self._after is None:
+                await self._note_position()
+            found = await self._read_after(quiet)
+        except CONNECTION_ERRORS as error:
+            await self._fell(error)
+            await asyncio.sleep(quiet)
+            return []
+        self._rose()
+        return found
+
+    async def close(self) -> None:
+        """Give the connection back."""
+        redis, self._redis = self._redis, None
+        if redis is not None:
+            with suppress(*CONNECTION_ERRORS):
+                await redis.aclose()
+
+    async def _note_position(self) -> None:
+        self._after = await position(self._client(), self._stream)
+
+    async def _read_after(self, quiet: float) -> list[Entry]:
+        assert self._after is not None
+        reply = await self._client().execute_command(
+            "XREAD", "COUNT", PAGE, "BLOCK", max(1, round(quiet * 1000)), "STREAMS", self._stream, self._after
+        )
+        found = [entry for _, entries in read_entries(reply) for entry in entries]
+        if found:
+            self._after = found[-1].id
+        elif _number(await position(self._client(), self._stream)) < _number(self._after):
+            self._after = START  # the server lost its data and counts anew: all that is there now is new to us
+        return found
+
+    def _client(self) -> Redis:
+        if self._redis is None:
+            self._redis = self._connect(self._url, blocking=QUIET)
+        return self._redis
+
+    async def _fell(self, error: BaseException) -> None:
+        if self.healthy:
+            log.warning("%s; progress comes from Postgres meanwhile", explain(error, self._url))
+        self.healthy = False
+        await self.close()
+
+    def _rose(self) -> None:
+        if not self.healthy:
+            log.info("the progress stream can be read again")
+        self.healthy = True
+
+
+def _number(entry_id: bytes) -> tuple[int, int]:
+    milliseconds, _, sequence = entry_id.partition(b"-")
+    return int(milliseconds), int(sequence or 0)

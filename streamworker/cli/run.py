@@ -1,0 +1,33 @@
+"""`run`: one worker, until it is told to stop."""
+
+from __future__ import annotations
+
+import argparse
+
+import uvloop
+
+from streamworker.cli.options import Subparsers, add_command, add_settings, load_settings
+from streamworker.client import located
+from streamworker.engine.worker import Worker
+from streamworker.observe.logs import configure_logging
+from streamworker.settings import Settings
+
+
+def add_to(commands: Subparsers) -> None:
+    """Add the command to the command line."""
+    parser = add_command(commands, "run", run, "work through batches until SIGTERM (the default command)")
+    add_settings(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run one worker; returns its exit code."""
+    settings = load_settings(arguments)
+    configure_logging(settings.log_level, settings.log_format, settings.secrets)
+    return uvloop.run(_work(settings))
+
+
+async def _work(settings: Settings) -> int:
+    async with located(settings) as settings:
+        assert settings.redis_url is not None
+        assert settings.database_url is not None
+        return await Worker(settings, settings.redis_url, settings.database_url).run()

@@ -1,0 +1,132 @@
+"""Telling the world what is durable: in order, never awaited by the processing, best effort but for the end."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable
+
+from streamworker.broker.connection import CONNECTION_ERRORS
+from streamworker.broker.publisher import Publisher
+from streamworker.engine.attempts import backoff
+from streamworker.engine.outages import Outages
+from streamworker.messages import ProgressEvent
+
+AT_ONCE = 64
+# More than this is not kept for a slow or absent Redis: readers see the gap and read the snapshot.
+MOST_WAITING = 256
+
+
+class Announcer:
+    """Publishes events in the order in which they were given.
+
+    While Redis is away only the fact that a batch has changed is remembered; when it is back, `current` of each such batch
+    is published. Terminal events are kept until they are out.
+    """
+
+    def __init__(self, publisher: Publisher, outages: Outages, explain: Callable[[BaseException], str]) -> None:
+        self._publisher = publisher
+        self._outages = outages
+        self._explain = explain
+        self._queue: deque[ProgressEvent] = deque()
+        self._ends: dict[int, asyncio.Future[None]] = {}
+        self._current: dict[str, Callable[[], ProgressEvent]] = {}
+        self._dirty: set[str] = set()
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._running: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin publishing."""
+        self._running = asyncio.create_task(self._run(), name="announcer")
+
+    async def stop(self, patience: float) -> None:
+        """Publish what is waiting, for at most `patience` seconds, then end."""
+        self._stopping = True
+        self._wake.set()
+        if self._running is not None:
+            await asyncio.wait([self._running], timeout=patience)
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+        for end in self._ends.values():
+            end.cancel()
+
+    def register(self, batch_id: str, current: Callable[[], ProgressEvent]) -> None:
+        """Where to ask for the present state of a batch that runs here."""
+        self._current[batch_id] = current
+
+    def forget(self, batch_id: str) -> None:
+        """The batch runs here no longer."""
+        self._current.pop(batch_id, None)
+        self._dirty.discard(batch_id)
+
+    def announce(self, event: ProgressEvent) -> None:
+        """Publish soon."""
+        if len(self._queue) >= MOST_WAITING:
+            self._dirty.add(event.batch_id)
+            return
+        self._queue.append(event)
+        self._wake.set()
+
+    def announce_live(self, event: ProgressEvent) -> None:
+        """Publish soon, or not at all when there is more important news waiting."""
+        if len(self._queue) < AT_ONCE:
+            self.announce(event)
+
+    async def announce_end(self, event: ProgressEvent) -> None:
+        """Publish a terminal event; returns when it is in the stream, however long that takes."""
+        end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._ends[id(event)] = end
+        self._queue.append(event)
+        self._wake.set()
+        try:
+            await end
+        finally:
+            self._ends.pop(id(event), None)
+
+    async def _run(self) -> None:
+        failures = 0
+        while True:
+            if not self._queue and not self._dirty:
+                if self._stopping:
+                    return
+                await self._wake.wait()
+            self._wake.clear()
+            taken = self._take()
+            if not taken:
+                continue
+            try:
+                await self._publisher.publish(taken)
+            except CONNECTION_ERRORS as error:
+                self._put_back(taken)
+                failures += 1
+                self._outages.away("redis", "announcer", self._explain(error))
+                await asyncio.sleep(backoff(failures, random.random()))  # noqa: S311
+                continue
+            failures = 0
+            self._outages.back("redis", "announcer")
+            self._tell_ends(taken)
+
+    def _take(self) -> list[ProgressEvent]:
+        taken = [self._queue.popleft() for _ in range(min(AT_ONCE, len(self._queue)))]
+        if self._queue or not self._dirty:
+            return taken
+        # Everything older is out: now the state of those batches whose events were dropped.
+        dirty, self._dirty = self._dirty, set()
+        ends = [event for event in taken if id(event) in self._ends]
+        others = [event for event in taken if id(event) not in self._ends]
+        ended = {event.batch_id for event in ends}
+        return others + [self._current[batch]() for batch in dirty if batch in self._current and batch not in ended] + ends
+
+    def _put_back(self, taken: list[ProgressEvent]) -> None:
+        """Keep the ends; of the others only the batch. What was published in part will be seen twice, never out of order."""
+        waiting = [*taken, *self._queue]
+        self._dirty.update(event.batch_id for event in waiting if id(event) not in self._ends)
+        self._queue = deque(event for event in waiting if id(event) in self._ends)
+
+    def _tell_ends(self, published: list[ProgressEvent]) -> None:
+        for event in published:
+            end = self._ends.get(id(event))
+            if end is not None and not end.done():
+                end.set_result(None)

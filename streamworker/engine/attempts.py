@@ -1,0 +1,53 @@
+"""Pure policy: what follows from an outcome, and how many items may start ahead of a commit."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from streamworker.processors.calls import Failed, Succeeded
+from streamworker.store.items import ItemRecord
+
+# A commit may cost a twentieth of the work it protects; cheaper items share one. But never is more work than this
+# (seconds) under suspicion together: only items of a few milliseconds run in bursts.
+COMMIT_SHARE = 20
+LONGEST_BURST = 0.02
+WIDEST_WINDOW = 2_000
+LONGEST_BACKOFF = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How often an item is tried, and after which pause (seconds)."""
+
+    max_attempts: int
+    retry_delay: float
+
+
+def settle(position: int, key: str, attempt: int, outcome: Succeeded | Failed, policy: Policy, seconds: float) -> ItemRecord:
+    """The record of one attempt. A retry without delay is marked in the same record: `processing`, with its attempt number."""
+    if isinstance(outcome, Succeeded):
+        return ItemRecord(position, key, "completed", attempt, result=outcome.value, seconds=seconds, write=outcome.write)
+    if outcome.permanent or attempt >= policy.max_attempts:
+        return ItemRecord(position, key, "failed", attempt, error=outcome.error, seconds=seconds)
+    delay = policy.retry_delay if outcome.delay is None else outcome.delay
+    if delay > 0:
+        return ItemRecord(position, key, "pending", attempt, error=outcome.error, delay=delay)
+    return ItemRecord(position, key, "processing", attempt + 1, error=outcome.error, seconds=0.0)
+
+
+def window(item_seconds: float | None, commit_seconds: float, lanes: int, before: int) -> int:
+    """How many items may start before the next commit: one a lane when they are slow, more the faster they are.
+
+    It grows at most fourfold at a time, so that one lucky measurement does not put many items under suspicion.
+    """
+    burst = min(COMMIT_SHARE * commit_seconds, LONGEST_BURST)
+    if item_seconds is None or item_seconds >= burst:
+        return lanes
+    wanted = lanes * math.ceil(burst / max(item_seconds, 1e-7))
+    return max(lanes, min(wanted, 4 * before, WIDEST_WINDOW))
+
+
+def backoff(failures: int, chance: float) -> float:
+    """Seconds to wait after so many failures in a row; `chance` from 0 to 1 spreads those who wait together."""
+    return min(LONGEST_BACKOFF, 0.05 * 2.0 ** min(failures, 10)) * (0.5 + chance / 2)

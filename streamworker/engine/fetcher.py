@@ -1,0 +1,103 @@
+"""A free slot? What is ready goes first, then what was reclaimed, then what is new."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from streamworker.broker.consumer import Consumer, Delivery, group_is_gone
+
+# An entry that nobody renewed for so long (seconds) has no living owner, as far as Redis can tell.
+RECLAIM_IDLE = 1.0
+RECLAIM_EVERY = 0.3
+NOTHING_TO_DO = 60.0
+
+
+class Fetcher:
+    """Takes as many deliveries as there are free slots, never more: what is delivered is owned.
+
+    `run` handles one delivery; `lost` is called when there is a sign that the stream lost entries; `known` tells which
+    entries are in our care already.
+    """
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        slots: int,
+        run: Callable[[Delivery], Awaitable[None]],
+        known: Callable[[str], bool],
+        lost: Callable[[], None],
+    ) -> None:
+        self._consumer = consumer
+        self._slots = slots
+        self._run = run
+        self._known = known
+        self._lost = lost
+        self._ready: deque[Delivery] = deque()
+        self._running: dict[asyncio.Task[None], str] = {}
+        self._reclaim_at = 0.0
+        self._has_group = False
+        self.wake: Callable[[], None] = lambda: None
+
+    def ready(self, delivery: Delivery) -> None:
+        """A delivery of ours that waited can be run now."""
+        self._ready.append(delivery)
+        self.wake()
+
+    def busy(self) -> list[asyncio.Task[None]]:
+        """What is running."""
+        return list(self._running)
+
+    async def step(self) -> float:
+        """Fill the free slots; returns how long to wait when there is none."""
+        while self._ready and self._free():
+            self._dispatch(self._ready.popleft())
+        if not self._free():
+            return NOTHING_TO_DO  # a slot that becomes free wakes us
+        try:
+            await self._fetch()
+        except Exception as error:
+            if not group_is_gone(error):
+                raise
+            self._has_group = False
+            self._lost()
+        return 0.0
+
+    async def _fetch(self) -> None:
+        if not self._has_group:
+            if await self._consumer.create_group():
+                self._lost()
+            self._has_group = True
+        now = time.monotonic()
+        if now >= self._reclaim_at:
+            # Spread out, so that many workers do not look at the same instant.
+            self._reclaim_at = now + RECLAIM_EVERY * (0.75 + random.random() / 2)  # noqa: S311
+            reclaimed = await self._consumer.reclaim(self._free(), RECLAIM_IDLE)
+            for delivery in reclaimed.deliveries:
+                self._dispatch(delivery)
+            if reclaimed.deleted:
+                self._lost()
+        if self._free():
+            block = max(0.001, self._reclaim_at - time.monotonic())
+            for delivery in await self._consumer.read(self._free(), block):
+                self._dispatch(delivery)
+
+    def _free(self) -> int:
+        return self._slots - len(self._running)
+
+    def _dispatch(self, delivery: Delivery) -> None:
+        if delivery.entry_id in self._running.values() or self._known(delivery.entry_id):
+            return  # it only looked idle: a heartbeat was late
+        running = asyncio.create_task(self._run_one(delivery), name=f"run {delivery.entry_id}")
+        self._running[running] = delivery.entry_id
+        running.add_done_callback(self._ended)
+
+    async def _run_one(self, delivery: Delivery) -> None:
+        await self._run(delivery)
+
+    def _ended(self, running: asyncio.Task[None]) -> None:
+        self._running.pop(running, None)
+        self.wake()

@@ -1,0 +1,124 @@
+"""The events of one run: what changed durably, and what its items tell of themselves meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from streamworker.engine.announcer import Announcer
+from streamworker.messages import TERMINAL, ItemEvent, ProgressEvent, timestamp
+from streamworker.store.batches import BatchState
+from streamworker.store.items import ItemRecord
+
+EVENT_ITEMS = 500
+# A live event an item, at most, in so many seconds.
+LIVE_PAUSE = 0.1
+
+
+def event_of(state: BatchState, items: list[ItemEvent], eta: float | None = None, at: datetime | None = None) -> ProgressEvent:
+    """The progress event that tells `state`."""
+    processed = state.succeeded + state.failed
+    return ProgressEvent(
+        v=1,
+        batch_id=str(state.id),
+        revision=state.revision,
+        at=timestamp(at or state.updated_at),
+        status=state.status,
+        total=state.total,
+        processed=processed,
+        succeeded=state.succeeded,
+        failed=state.failed,
+        percent=round(100 * processed / state.total, 2) if state.total else 0.0,
+        eta_seconds=None if state.status in TERMINAL else eta,
+        worker=state.worker,
+        epoch=state.epoch,
+        error=state.error,
+        items=items,
+    )
+
+
+@dataclass(slots=True)
+class LiveItem:
+    """An item under way, and what it told last."""
+
+    position: int
+    key: str
+    attempt: int
+    percent: float | None = None
+    stage: str | None = None
+    message: str | None = None
+
+    def event(self) -> ItemEvent:
+        """The item's part of a live event."""
+        return ItemEvent(self.position, self.key, "processing", self.attempt, self.percent, self.stage, self.message)
+
+
+class Progress:
+    """Announces one run's events. `told` may be called from any thread."""
+
+    def __init__(self, announcer: Announcer, state: BatchState) -> None:
+        self._announcer = announcer
+        self._loop = asyncio.get_running_loop()
+        self._state = state
+        self._state_at = time.monotonic()
+        self._began = self._state_at
+        self._processed_before = state.succeeded + state.failed
+        self._changed: dict[int, LiveItem] = {}
+        self._scheduled = False
+        self._closed = False
+        announcer.register(str(state.id), self.current)
+
+    def close(self) -> None:
+        """The run is over: nothing live any more."""
+        self._closed = True
+        self._announcer.forget(str(self._state.id))
+
+    def current(self) -> ProgressEvent:
+        """The last durable state."""
+        return event_of(self._state, [], self._eta())
+
+    def recorded(self, state: BatchState, items: Sequence[ItemEvent]) -> None:
+        """A commit has happened. The end is announced by whoever ends the batch."""
+        self._state, self._state_at = state, time.monotonic()
+        if state.status in TERMINAL:
+            return
+        for start in range(0, max(1, len(items)), EVENT_ITEMS):
+            self._announcer.announce(event_of(state, list(items[start : start + EVENT_ITEMS]), self._eta()))
+
+    def told(self, item: LiveItem) -> None:
+        """An item has something new to tell; what comes within a tenth of a second is told together."""
+        self._changed[item.position] = item
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon_threadsafe(self._publish_live)
+
+    def ended(self, position: int) -> None:
+        """The item is over: what it told last is of no interest any more."""
+        self._changed.pop(position, None)
+
+    def _publish_live(self) -> None:
+        if self._closed or not self._changed:
+            self._scheduled = False
+            return
+        changed = list(self._changed.values())[:EVENT_ITEMS]
+        for item in changed:
+            self._changed.pop(item.position, None)
+        at = self._state.updated_at + timedelta(seconds=time.monotonic() - self._state_at)
+        self._announcer.announce_live(event_of(self._state, [item.event() for item in changed], self._eta(), at))
+        self._loop.call_later(LIVE_PAUSE, self._publish_live)
+
+    def _eta(self) -> float | None:
+        done = self._state.succeeded + self._state.failed
+        here = done - self._processed_before
+        if here <= 0:
+            return None
+        return round((self._state.total - done) * (self._state_at - self._began) / here, 1)
+
+
+def item_event(row: ItemRecord) -> ItemEvent:
+    """What an event tells of a recorded attempt."""
+    percent = 100.0 if row.status == "completed" else None
+    return ItemEvent(row.position, row.key, row.status, row.attempts, percent=percent, error=row.error)

@@ -1,0 +1,333 @@
+"""Group commit: what has ended is written together, fenced, with the frontier; what is durable is then announced."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import asyncpg
+
+from streamworker.engine.attempts import Policy, backoff, settle, window
+from streamworker.engine.holds import Hold
+from streamworker.engine.outages import Outages
+from streamworker.errors import LeaseLost
+from streamworker.messages import TERMINAL
+from streamworker.observe.events import Events, Step
+from streamworker.processors.calls import failure_of
+from streamworker.store import batches, items
+from streamworker.store.batches import Acquired, BatchState
+from streamworker.store.items import Fence, ItemRecord
+from streamworker.store.pool import CONNECTION_ERRORS, Pool
+
+MOST_ROWS = 2_000
+MOST_BYTES = 32 * 1024 * 1024
+# A completing record becomes one event, the last; an event holds at most this many items.
+EVENT_ITEMS = 500
+# A single item that runs so much longer than a commit is alone: the frontier is drawn back to it.
+NARROW_AFTER = 0.025
+
+REFUSED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
+
+
+@dataclass(slots=True)
+class Flush:
+    """One transaction's worth."""
+
+    rows: list[ItemRecord]
+    checkpoints: list[tuple[int, str]]
+    frontier: int
+    complete: bool
+
+
+class Recorder:
+    """Writes the outcomes of one run. Entered, it flushes whenever something has ended; leaving it flushes the rest.
+
+    `recorded(state, rows)` is called after each commit; `again(row)` for an attempt that turned out to need another
+    (a `Result.write` that raised) after the item had been left.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        grant: Acquired,
+        hold: Hold,
+        policy: Policy,
+        lanes: int,
+        lease_ttl: float,
+        events: Events,
+        outages: Outages,
+        explain: Callable[[BaseException], str],
+        recorded: Callable[[BatchState, Sequence[ItemRecord]], None],
+        again: Callable[[ItemRecord], None],
+    ) -> None:
+        self.state = grant.state
+        self.frontier = grant.frontier
+        self._pool = pool
+        self._hold = hold
+        self._policy = policy
+        self._lanes = lanes
+        self._careful_until = grant.careful_until
+        self._lease_ttl = lease_ttl
+        self._events = events
+        self._outages = outages
+        self._explain = explain
+        self._name = f"recorder {grant.state.id}"
+        self._recorded = recorded
+        self._again = again
+        self._pending: deque[ItemRecord] = deque()
+        self._checkpoints: dict[int, str] = {}
+        self._next_start = 0
+        self._window = lanes
+        self._item_seconds: float | None = None
+        self._commit_seconds = 0.002
+        self._wake = asyncio.Event()
+        self._flushed = asyncio.Event()
+        self._flushing = False
+        self._wanted = -1
+        self._narrowing = False
+        self._complete = False
+        self._closing = False
+        self._writer: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Recorder:
+        self._writer = asyncio.create_task(self._write())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._closing = True
+        self._wake.set()
+        assert self._writer is not None
+        try:
+            await self._writer
+        finally:
+            self._outages.back("postgres", self._name)
+
+    def add(self, row: ItemRecord, last: bool = False) -> None:
+        """An attempt has ended: it is written with the next flush; with the `last` of all, the batch may be completed at once."""
+        self._complete = self._complete or last
+        self._pending.append(row)
+        if row.seconds is not None and row.status in TERMINAL:
+            known = self._item_seconds
+            self._item_seconds = row.seconds if known is None else known + (row.seconds - known) / 8
+        self._wake.set()
+
+    def may_start(self, position: int) -> bool:
+        """Whether the durable mark allows this item to start now; if so it counts as started."""
+        if position >= self.frontier:
+            return False
+        self._next_start = max(self._next_start, position + 1)
+        return True
+
+    async def clear(self, position: int) -> None:
+        """Return once the mark that this item may have started is durable. Raises LeaseLost."""
+        while not self.may_start(position):
+            self._next_start = max(self._next_start, position)
+            self._wanted = max(self._wanted, position)
+            await self._next_flush()
+
+    async def mark_retry(self, row: ItemRecord) -> None:
+        """Make the start of a retry durable on its own row."""
+        self.add(row)
+        await self.written(row)
+
+    async def written(self, row: ItemRecord) -> None:
+        """Return once `row`, added before, is durable."""
+        while row in self._pending or self._flushing:
+            await self._next_flush()
+
+    async def checkpoint(self, position: int, state: str) -> None:
+        """Store an item's checkpoint durably."""
+        self._checkpoints[position] = state
+        while self._checkpoints.get(position) is state or self._flushing:
+            await self._next_flush()
+
+    async def drain(self) -> None:
+        """Write all that has ended."""
+        while self._pending or self._checkpoints or self._flushing:
+            await self._next_flush()
+
+    async def complete(self) -> bool:
+        """Write the rest and end the batch as completed; False when open items remain."""
+        while self._pending or self._complete or self._flushing:
+            await self._next_flush()
+        if self.state.status != "completed":
+            self._complete = True
+            while self._complete or self._flushing:
+                await self._next_flush()
+        return self.state.status == "completed"
+
+    @property
+    def slow(self) -> bool:
+        """Whether items are so slow that each has a commit of its own."""
+        return self._window <= self._lanes
+
+    def abort(self) -> None:
+        """The lease is lost: write nothing more, and let go of everybody who waits."""
+        self._wake.set()
+
+    def narrow(self) -> None:
+        """Draw the frontier back to what has started: the item under way is a slow one."""
+        if self.frontier > self._next_start + self._lanes:
+            self._item_seconds = max(self._item_seconds or 0.0, NARROW_AFTER)
+            self._narrowing = True
+            self._wake.set()
+
+    async def _next_flush(self) -> None:
+        if self._hold.lost is not None or (self._writer is not None and self._writer.done()):
+            raise LeaseLost(self._hold.lost or "the lease is lost")
+        self._wake.set()
+        await self._flushed.wait()
+
+    async def _write(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            if self._hold.lost is not None:
+                return self._tell()
+            while self._has_work():
+                if not await self._flush(self._take()):
+                    return self._tell()
+            if self._closing:
+                return self._tell()
+
+    def _has_work(self) -> bool:
+        return bool(self._pending or self._checkpoints or self._complete or self._narrowing or self._wanted >= self.frontier)
+
+    def _take(self) -> Flush:
+        rows: list[ItemRecord] = []
+        size = 0
+        while self._pending and len(rows) < MOST_ROWS and size < MOST_BYTES:
+            rows.append(self._pending.popleft())
+            size += len(rows[-1].result or "")
+        checkpoints, self._checkpoints = list(self._checkpoints.items()), {}
+        # A terminal event is the last, and one event holds so many items: a larger flush leaves the end to the next.
+        complete = self._complete and not self._pending and len(rows) <= EVENT_ITEMS
+        self._complete = self._complete and not complete
+        self._narrowing = False
+        return Flush(rows, checkpoints, self._widen(), complete)
+
+    def _widen(self) -> int:
+        if self._next_start < self._careful_until:
+            self._window = 1
+        elif self._policy.max_attempts == 1:
+            self._window = self._lanes  # whatever is marked as started may never start again: mark no more than that
+        else:
+            self._window = window(self._item_seconds, self._commit_seconds, self._lanes, self._window)
+        frontier = self._next_start + self._window
+        self.frontier = min(self.frontier, frontier)  # drawn back at once, moved on only when it is durable
+        return frontier
+
+    async def _flush(self, flush: Flush) -> bool:
+        """Write until it is durable; False when the lease is lost."""
+        self._flushing = True
+        failures = 0
+        while True:
+            asked_at = time.monotonic()
+            try:
+                state, rows = await self._commit(flush)
+                break
+            except LeaseLost:
+                pass
+            except REFUSED as error:
+                self._flushing = False
+                return await self._flush_apart(flush, error)
+            except CONNECTION_ERRORS as error:
+                failures += 1
+                self._outages.away("postgres", self._name, self._explain(error))
+                await asyncio.sleep(backoff(failures, random.random()))  # noqa: S311
+            found = await self._read_back(flush)
+            if found is not None:
+                state, rows = found
+                break
+            if self._hold.lost is not None:
+                return False
+        if failures:
+            self._outages.back("postgres", self._name)
+        self._commit_seconds += (time.monotonic() - asked_at - self._commit_seconds) / 8
+        self._hold.extend(asked_at, self._lease_ttl)
+        self._adopt(state, flush, rows)
+        return True
+
+    async def _commit(self, flush: Flush) -> tuple[BatchState, list[ItemRecord]]:
+        fence = Fence(self.state.id, self.state.epoch, self.state.revision)
+        rows = flush.rows
+        self._step("before", rows)
+        async with self._pool.acquire() as connection, connection.transaction():
+            if any(row.write is not None for row in rows):
+                await items.lock(connection, fence)
+                rows = self._judge_writes(rows, await items.write_effects(connection, rows))
+            state = await items.record(
+                connection, fence, rows, flush.checkpoints, flush.frontier, self._lease_ttl, self.state.worker or "", flush.complete
+            )
+            self._step("inside", rows)
+        self._step("after", rows)
+        return state, rows
+
+    def _step(self, moment: str, rows: Sequence[ItemRecord]) -> None:
+        if self._events.hooked:
+            self._events.step(Step("record", moment, self.state.id, rows[0].position if rows else -1))
+
+    def _judge_writes(self, rows: list[ItemRecord], failures: list[tuple[ItemRecord, BaseException]]) -> list[ItemRecord]:
+        failed = {id(row): error for row, error in failures}
+        return [
+            settle(row.position, row.key, row.attempts, failure_of(failed[id(row)]), self._policy, row.seconds or 0.0)
+            if id(row) in failed
+            else row
+            for row in rows
+        ]
+
+    async def _read_back(self, flush: Flush) -> tuple[BatchState, list[ItemRecord]] | None:
+        """Find out whether a commit whose reply was lost has happened; None when it has not, or the lease is lost."""
+        try:
+            async with self._pool.acquire() as connection:
+                now = await batches.read_state(connection, self.state.id)
+        except CONNECTION_ERRORS:
+            return None
+        if now is None:
+            self._hold.lose("the batch was deleted")
+        elif now.epoch != self.state.epoch:
+            self._hold.lose("another worker has taken the batch over")
+        elif now.status == "cancelled":
+            self._hold.lose("the batch was cancelled")
+        elif now.revision == self.state.revision + 1 and now.status in ("processing", "completed" if flush.complete else "processing"):
+            return now, flush.rows
+        elif now.revision != self.state.revision or now.status != "processing":
+            self._hold.lose(f"the batch is {now.status} at revision {now.revision}")
+        return None
+
+    async def _flush_apart(self, flush: Flush, error: Exception) -> bool:
+        """Postgres refuses one of the rows: write them one by one, and the culprit as a failed attempt."""
+        if len(flush.rows) == 1 and not flush.checkpoints:
+            row = flush.rows[0]
+            if row.result is None and row.write is None:
+                raise error  # not the row's fault
+            refused = failure_of(ValueError(f"result cannot be stored: {error}"))
+            flush.rows = [settle(row.position, row.key, row.attempts, refused, self._policy, row.seconds or 0.0)]
+            self._again_if_open(flush.rows[0])
+            return await self._flush(flush)
+        for row in flush.rows:
+            if not await self._flush(Flush([row], [], self.frontier, False)):
+                return False
+        return await self._flush(Flush([], [], flush.frontier, flush.complete))
+
+    def _adopt(self, state: BatchState, flush: Flush, rows: list[ItemRecord]) -> None:
+        self.state = state
+        self.frontier = flush.frontier
+        self._flushing = False
+        for old, new in zip(flush.rows, rows, strict=True):
+            if old is not new:
+                self._again_if_open(new)
+        self._recorded(state, rows)
+        self._tell()
+
+    def _again_if_open(self, row: ItemRecord) -> None:
+        if row.status in ("pending", "processing"):
+            self._again(row)
+
+    def _tell(self) -> None:
+        self._flushed.set()
+        self._flushed = asyncio.Event()

@@ -1,0 +1,141 @@
+"""The open items of one batch, page by page: memory is a page, whatever the batch."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from streamworker.store.items import OpenItem
+
+PAGE_BYTES = 4 * 1024 * 1024
+FIRST_PAGE = 64
+LONGEST_PAGE = 2_000
+# Delayed retries kept at hand; more of them are found again by another pass over the batch.
+MOST_DELAYED = 1_000
+# How long one sleep for a delayed retry may last before the rows are looked at again.
+LONGEST_SLEEP = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One start to be made: `marked` says that its row already tells of it."""
+
+    item: OpenItem
+    attempt: int
+    marked: bool = False
+
+
+class ItemSource:
+    """Gives the work of a batch, in order of position; retries that are due come first.
+
+    `load(position, limit)` reads the next page, and does not return before it can.
+    """
+
+    def __init__(self, load: Callable[[int, int], Awaitable[list[OpenItem]]]) -> None:
+        self._load = load
+        self._page: deque[OpenItem] = deque()
+        self._next_page: asyncio.Task[list[OpenItem]] | None = None
+        self._position = 0
+        self._limit = FIRST_PAGE
+        self._read_all = False
+        self._due: list[tuple[float, int, Work]] = []
+        self._changed = asyncio.Event()
+        self.closed = False
+
+    async def next(self) -> Work | None:
+        """The next start, or None when nothing is left to start (in this pass) or the source was closed."""
+        while not self.closed:
+            if work := self._due_retry():
+                return work
+            if self._page:
+                return self._fresh(self._page.popleft())
+            if not self._read_all:
+                await self._turn_page()
+                continue
+            if not self._due:
+                return None
+            await self._sleep_until(self._due[0][0])
+        return None
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether there is nothing left to give in this pass."""
+        return self._read_all and not self._page and not self._due
+
+    def retry(self, item: OpenItem, attempt: int, delay: float, marked: bool) -> None:
+        """Start this item again, `delay` seconds from now at the earliest."""
+        if len(self._due) >= MOST_DELAYED and not marked:
+            return  # its row tells when: the next pass finds it
+        heapq.heappush(self._due, (time.monotonic() + delay, item.position, Work(item, attempt, marked)))
+        self._changed.set()
+
+    def close(self) -> None:
+        """Give nothing more."""
+        self.closed = True
+        self._changed.set()
+
+    async def rewind(self) -> None:
+        """Begin another pass; waits for a moment when rows were left over because their time has not come."""
+        await self.aclose()
+        self._position, self._limit, self._read_all, self._next_page = 0, FIRST_PAGE, False, None
+        self._due.clear()
+
+    async def aclose(self) -> None:
+        """Wait for the read under way, if any."""
+        if self._next_page is not None:
+            self._next_page.cancel()
+            await asyncio.gather(self._next_page, return_exceptions=True)
+
+    def _due_retry(self) -> Work | None:
+        if self._due and self._due[0][0] <= time.monotonic():
+            return heapq.heappop(self._due)[2]
+        return None
+
+    def _fresh(self, item: OpenItem) -> Work:
+        return Work(item, item.attempts + 1)
+
+    async def _turn_page(self) -> None:
+        if self._next_page is None:
+            self._next_page = self._read_page()
+        reading = self._next_page
+        page = await asyncio.shield(reading)
+        if self._next_page is not reading:
+            return  # another lane turned it meanwhile
+        self._next_page = None
+        if not page:
+            self._read_all = True
+            return
+        self._read_all = len(page) < self._limit
+        if not self._read_all:
+            self._position = page[-1].position + 1
+            self._limit = _page_limit(page)
+            self._next_page = self._read_page()
+        for item in page:
+            if item.delay > 0:
+                self.retry(item, item.attempts + 1, item.delay, marked=False)
+            else:
+                self._page.append(item)
+
+    def _read_page(self) -> asyncio.Task[list[OpenItem]]:
+        async def read() -> list[OpenItem]:
+            return await self._load(self._position, self._limit)
+
+        return asyncio.create_task(read())
+
+    async def _sleep_until(self, due: float) -> None:
+        self._changed.clear()
+        pause = min(due - time.monotonic(), LONGEST_SLEEP)
+        if pause > 0:
+            try:
+                await asyncio.wait_for(self._changed.wait(), pause)
+            except TimeoutError:
+                pass
+
+
+def _page_limit(page: list[OpenItem]) -> int:
+    average = sum(len(item.payload) + len(item.checkpoint or "") for item in page) / len(page) + 64
+    return max(1, min(LONGEST_PAGE, int(PAGE_BYTES / average)))

@@ -1,0 +1,248 @@
+"""One worker process: open everything, start the loops, wait for the signal, drain in order, close."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from streamworker.broker import connection as broker
+from streamworker.broker.consumer import Address, Consumer
+from streamworker.broker.publisher import Publisher
+from streamworker.engine.announcer import Announcer
+from streamworker.engine.attempts import backoff
+from streamworker.engine.fetcher import Fetcher
+from streamworker.engine.heartbeat import Heartbeat
+from streamworker.engine.holds import INTERRUPT_GRACE
+from streamworker.engine.loop import Loop
+from streamworker.engine.outages import Outages
+from streamworker.engine.processors import OpenProcessors
+from streamworker.engine.reconciler import Reconciler
+from streamworker.engine.runner import Runner
+from streamworker.engine.services import Services
+from streamworker.engine.stuck import Rescue
+from streamworker.engine.waiting_room import WaitingRoom
+from streamworker.observe.events import Events, WorkerStarted, WorkerStopped, WorkerStopping
+from streamworker.observe.logs import log_event
+from streamworker.processors.loading import registry
+from streamworker.settings import Settings
+from streamworker.store import migrate as migrations
+from streamworker.store.pool import CONNECTION_ERRORS, Pool, explain, open_connection, open_pool
+
+# After the grace: time to hand over, to write what has ended, and to publish what waits.
+HAND_OVER_PATIENCE = 5.0
+PUBLISH_PATIENCE = 2.0
+
+
+LOG = logging.getLogger("streamworker.engine")
+
+
+def restart_process() -> None:
+    """Become a fresh worker under the same process id: the one way to end user code that cannot be ended."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
+
+
+class Worker:
+    """A worker between `run` and its end. `stop` may be called from a signal or a test; `restart` replaces the process."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        redis_url: str,
+        database_url: str,
+        *,
+        events: Events | None = None,
+        restart: Callable[[], None] = restart_process,
+    ) -> None:
+        self.events = events or Events()
+        self.events.subscribe(log_event)
+        self._settings = settings
+        self._redis_url = redis_url
+        self._database_url = database_url
+        self._restart = restart
+        self._outages = Outages(self.events)
+        self._stop = asyncio.Event()
+        self._reason = "stop"
+        self._restarting = False
+        self._signals = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._heartbeat: Heartbeat | None = None
+        self._registry = registry(settings.processors)
+
+    def stop(self, reason: str = "stop") -> None:
+        """Drain and end."""
+        self._reason = reason
+        self._stop.set()
+
+    def _signalled(self, number: int, _frame: object) -> None:
+        """The first signal drains, the second ends at once, as a death. Runs also while user code blocks the loop."""
+        if self._signals or self._loop is None:
+            os._exit(128 + number)
+        self._signals += 1
+        if self._heartbeat is not None:
+            self._heartbeat.stop_by = time.monotonic() + self._settings.shutdown_timeout + INTERRUPT_GRACE
+        self._loop.call_soon_threadsafe(self.stop, signal.Signals(number).name)
+
+    async def run(self) -> int:
+        """Work until told to stop; returns the exit code.
+
+        Raises ConfigurationError or SchemaError when there is no use in starting.
+        """
+        for name in self._registry.names if self._settings.processors else []:
+            self._registry.load(name)  # what the user named must be there; what a batch may name is loaded with it
+        self._listen_to_signals()
+        async with contextlib.AsyncExitStack() as stack:
+            if not await self._prepare_database():
+                return 0
+            services = await self._open(stack)
+            await self._serve(services)
+        self.events.emit(WorkerStopped(worker=self._settings.consumer))
+        if self._restarting:
+            self._restart()
+        return 0
+
+    def _stop_to_restart(self, reason: str) -> None:
+        """User code in a thread cannot be ended: hand everything over, then become a fresh process."""
+        if not self._stop.is_set():
+            LOG.error("%s: the worker restarts to end it", reason)
+            self._restarting = True
+            self._reason = reason
+            self._stop.set()
+
+    def _end_at_once(self) -> None:
+        """User code blocks the loop: nothing here can be closed in order."""
+        if self._signals or (self._stop.is_set() and not self._restarting):
+            os._exit(0)
+        self._restart()
+
+    def _listen_to_signals(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        if threading.current_thread() is threading.main_thread():  # elsewhere whoever runs us calls `stop`
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self._signalled)
+
+    async def _prepare_database(self) -> bool:
+        """Migrate or check the schema, waiting for Postgres as long as it takes; False when told to stop meanwhile."""
+
+        async def prepare() -> None:
+            connection = await open_connection(self._database_url, application_name=f"{self._settings.consumer} migrate")
+            try:
+                await (migrations.migrate(connection) if self._settings.migrate else migrations.check_schema(connection))
+            finally:
+                await connection.close(timeout=2.0)
+
+        return await self._until_up(prepare)
+
+    async def _until_up(self, act: Callable[[], Awaitable[None]]) -> bool:
+        failures = 0
+        while not self._stop.is_set():
+            try:
+                await act()
+            except CONNECTION_ERRORS as error:
+                failures += 1
+                self._outages.away("postgres", "start", explain(error, self._database_url))
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stop.wait(), backoff(failures, 1.0))
+                continue
+            self._outages.back("postgres", "start")
+            return True
+        return False
+
+    async def _open(self, stack: contextlib.AsyncExitStack) -> Services:
+        settings = self._settings
+        address = Address(settings.stream, settings.group, settings.consumer)
+        redis, reader = broker.connect(self._redis_url), broker.connect(self._redis_url, blocking=2.0)
+        stack.push_async_callback(redis.aclose)
+        stack.push_async_callback(reader.aclose)
+        pool = await stack.enter_async_context(_pool(self._database_url, settings))
+        rescue = Rescue(self._database_url, settings.consumer, settings.lease_ttl, self._end_at_once)
+        heartbeat = Heartbeat(
+            self._redis_url, self._database_url, address, settings.lease_ttl, settings.item_timeout, self._outages, rescue.end
+        )
+        self._heartbeat = heartbeat
+        heartbeat.start()
+        stack.push_async_callback(heartbeat.stop)
+        explain_redis = _explainer(broker.explain, self._redis_url)
+        announcer = Announcer(Publisher(redis, settings.progress_stream, settings.progress_maxlen), self._outages, explain_redis)
+        return Services(
+            settings,
+            self.events,
+            self._outages,
+            redis,
+            Consumer(redis, reader, address),
+            pool,
+            heartbeat,
+            announcer,
+            explain_redis,
+            _explainer(explain, self._database_url),
+            self._stop_to_restart,
+        )
+
+    async def _serve(self, services: Services) -> None:
+        """Everything that runs between the start and the signal."""
+        processors = OpenProcessors(self._registry, self._settings.isolation)
+        waiting_room = WaitingRoom(services.pool, services.heartbeat)
+        runner = Runner(services, processors, waiting_room)
+        reconciler = Reconciler(
+            self._database_url, self._settings.consumer, services.consumer, services.announcer, self.events, runner.cancelled
+        )
+        fetcher = Fetcher(services.consumer, self._settings.batch_concurrency, runner.run, waiting_room.holds, reconciler.entries_lost)
+        explainers = {"redis": services.explain_redis, "postgres": services.explain_postgres}
+        fetching, reconciling, waiting = (
+            Loop(name, step, self._outages, explainers)  # type: ignore[arg-type]
+            for name, step in (("fetcher", fetcher.step), ("reconciler", reconciler.step), ("waiting room", waiting_room.look))
+        )
+        fetcher.wake, reconciler.wake, waiting_room.wake = fetching.wake, reconciling.wake, waiting.wake
+        waiting_room.ready, waiting_room.gone = fetcher.ready, runner.not_found
+        services.announcer.start()
+        for loop in (fetching, reconciling, waiting):
+            loop.start()
+        self.events.emit(WorkerStarted(worker=self._settings.consumer, processors=tuple(self._registry.names)))
+        await self._stop.wait()
+        self.events.emit(WorkerStopping(worker=self._settings.consumer, reason=self._reason, in_flight=len(fetcher.busy())))
+        runner.drain()
+        await fetching.stop()
+        await self._drain(runner, fetcher)
+        for loop in (waiting, reconciling):
+            await loop.stop()
+        await waiting_room.give_away(services.consumer)
+        await reconciler.close()
+        await services.announcer.stop(PUBLISH_PATIENCE)
+        await processors.close()
+
+    async def _drain(self, runner: Runner, fetcher: Fetcher) -> None:
+        """Let the items in flight end within the grace, then end them; hand every batch over."""
+        if fetcher.busy() and not self._restarting:
+            await asyncio.wait(fetcher.busy(), timeout=self._settings.shutdown_timeout)
+        runner.interrupt()
+        if fetcher.busy():
+            await asyncio.wait(fetcher.busy(), timeout=HAND_OVER_PATIENCE)
+        runner.give_up()
+        if fetcher.busy():
+            await asyncio.wait(fetcher.busy(), timeout=HAND_OVER_PATIENCE)
+
+
+@contextlib.asynccontextmanager
+async def _pool(url: str, settings: Settings) -> AsyncIterator[Pool]:
+    size = 2 + 2 * settings.batch_concurrency
+    # A worker that was stopped inside a transaction must not block its successor for longer than its lease lives.
+    idle_timeout = settings.lease_ttl * 2 / 3
+    pool = await open_pool(
+        url, size=min(size, 20), application_name=settings.consumer, lock_timeout=settings.lease_ttl / 2, idle_timeout=idle_timeout
+    )
+    try:
+        yield pool
+    finally:
+        await pool.close()
+
+
+def _explainer(explanation: Callable[[BaseException, str], str], url: str) -> Callable[[BaseException], str]:
+    return lambda error: explanation(error, url)

@@ -1,0 +1,1 @@
+"""The plug-in API, the loading of processors, and the calling of user code."""

@@ -1,0 +1,139 @@
+"""The item rows: loading what is open, recording what has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from streamworker.errors import LeaseLost
+from streamworker.store.batches import BatchState, Connection
+from streamworker.store.sql import query
+
+
+@dataclass(frozen=True, slots=True)
+class OpenItem:
+    """A row that still has work in it; `delay` (seconds) is left of a delayed retry."""
+
+    position: int
+    key: str
+    payload: str
+    attempts: int
+    checkpoint: str | None
+    delay: float
+
+
+@dataclass(slots=True)
+class ItemRecord:
+    """What is to be written on one item row. `delay` and `seconds` (how long it ran) are durations; Postgres adds its clock."""
+
+    position: int
+    key: str
+    status: str
+    attempts: int
+    result: str | None = None
+    error: str | None = None
+    delay: float | None = None
+    seconds: float | None = None
+    write: Callable[[Any], Awaitable[Any]] | None = None
+    progressed: bool = True  # False: only the mark that a retry starts
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """The right to write: one batch, one epoch, one revision. Zero rows under it mean that the lease is lost."""
+
+    batch_id: UUID
+    epoch: int
+    revision: int
+
+
+async def load_open(connection: Connection, batch_id: UUID, position: int, limit: int) -> list[OpenItem]:
+    """The next open items from `position` on, in order."""
+    rows = await connection.fetch(query("load_items"), batch_id, position, limit)
+    return [OpenItem(r["position"], r["key"], r["payload"], r["attempts"], r["checkpoint"], r["delay"] or 0.0) for r in rows]
+
+
+async def lock(connection: Connection, fence: Fence) -> None:
+    """Lock the batch row under the fence; LeaseLost when it does not hold any more."""
+    if await connection.fetchrow(query("fence_batch"), fence.batch_id, fence.epoch, fence.revision) is None:
+        raise LeaseLost(f"batch {fence.batch_id}: epoch {fence.epoch}, revision {fence.revision} are no longer current")
+
+
+async def record(
+    connection: Connection,
+    fence: Fence,
+    rows: Sequence[ItemRecord],
+    checkpoints: Sequence[tuple[int, str]],
+    frontier: int,
+    lease_ttl: float,
+    worker: str,
+    complete: bool,
+) -> BatchState:
+    """Write outcomes, counters, frontier and lease in the caller's transaction; the batch row first, and fenced.
+
+    With `complete` the batch ends as completed in the same transaction if no item is open.
+    """
+    succeeded = sum(row.status == "completed" for row in rows)
+    failed = sum(row.status == "failed" for row in rows)
+    progressed = any(row.progressed for row in rows)
+    batch = await connection.fetchrow(
+        query("record_batch"), fence.batch_id, fence.epoch, fence.revision, succeeded, failed, frontier, progressed, lease_ttl
+    )
+    if batch is None:
+        raise LeaseLost(f"batch {fence.batch_id}: epoch {fence.epoch}, revision {fence.revision} are no longer current")
+    if rows and await _write_items(connection, fence.batch_id, rows) != len(rows):
+        batch = await connection.fetchrow(query("correct_counters"), fence.batch_id)
+        assert batch is not None
+    if checkpoints:
+        positions, states = zip(*checkpoints, strict=True)
+        await connection.execute(query("record_checkpoints"), fence.batch_id, positions, states)
+    status, updated_at = "processing", batch["updated_at"]
+    if complete and (completed_at := await connection.fetchval(query("complete_batch"), fence.batch_id)) is not None:
+        status, updated_at = "completed", completed_at
+    return BatchState(
+        fence.batch_id, status, batch["total"], batch["succeeded"], batch["failed"],
+        fence.revision + 1, fence.epoch, worker, None, updated_at,
+    )  # fmt: skip
+
+
+async def _write_items(connection: Connection, batch_id: UUID, rows: Sequence[ItemRecord]) -> int:
+    tag: str = await connection.execute(
+        query("record_items"),
+        batch_id,
+        [row.position for row in rows],
+        [row.status for row in rows],
+        [row.attempts for row in rows],
+        [row.result for row in rows],
+        [row.error for row in rows],
+        [row.delay for row in rows],
+        [row.seconds for row in rows],
+    )
+    return int(tag.rpartition(" ")[2])
+
+
+async def write_effects(connection: Connection, rows: Sequence[ItemRecord]) -> list[tuple[ItemRecord, BaseException]]:
+    """Run the `Result.write` of each row in a savepoint of its own; returns those that raised.
+
+    Constraints are made immediate meanwhile, so that one bad write cannot fail the commit of its neighbours.
+    """
+    failures: list[tuple[ItemRecord, BaseException]] = []
+    for row in rows:
+        if row.write is None:
+            continue
+        savepoint = connection.transaction()
+        await savepoint.start()
+        try:
+            await row.write(connection)
+            await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        except Exception as error:
+            if connection.is_closed() or isinstance(error, asyncpg.PostgresConnectionError):
+                raise
+            await savepoint.rollback()
+            failures.append((row, error))
+        else:
+            await savepoint.commit()
+    return failures

@@ -1,0 +1,3 @@
+UPDATE streamworker.items AS i SET checkpoint = r.checkpoint::jsonb
+FROM unnest($2::int[], $3::text[]) AS r (position, checkpoint)
+WHERE i.batch_id = $1 AND i.position = r.position AND i.status IN ('pending', 'processing')

@@ -1,0 +1,76 @@
+"""What readers get: one batch row, one item row, as the contract names their columns."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
+    """A batch as Postgres has it; times are aware datetimes, `percent` is 0 to 100."""
+
+    id: UUID
+    status: str
+    processor: str | None
+    metadata: dict[str, Any]
+    total: int
+    processed: int
+    succeeded: int
+    failed: int
+    percent: float
+    max_attempts: int
+    max_failures: int | None
+    revision: int
+    epoch: int
+    worker: str | None
+    lease_expires_at: datetime | None
+    error: str | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    updated_at: datetime
+
+
+class ItemRow(msgspec.Struct, frozen=True, kw_only=True):
+    """An item as Postgres has it; `payload`, `result` and `checkpoint` are JSON values."""
+
+    position: int
+    key: str
+    payload: Any
+    status: str
+    attempts: int
+    result: Any
+    error: str | None
+    checkpoint: Any
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+def percent(processed: int, total: int) -> float:
+    """How much of a batch is done, 0 to 100, to two places."""
+    return round(100.0 * processed / total, 2) if total else 0.0
+
+
+def from_json(text: str | None) -> Any:
+    """The JSON value of a jsonb column. A number that neither int nor float can hold comes as a Decimal."""
+    if text is None:
+        return None
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.MsgspecError:
+        return json.loads(text, parse_int=_whole, parse_float=_broken)
+
+
+def _whole(digits: str) -> int | Decimal:
+    return int(digits) if len(digits) < 4000 else Decimal(digits)  # Python itself refuses to read longer ones as int
+
+
+def _broken(digits: str) -> float | Decimal:
+    number = float(digits)
+    return Decimal(digits) if math.isinf(number) else number
