@@ -48,8 +48,7 @@ async def run(arguments: argparse.Namespace) -> int:
     print(f"{len(paths)} files in {folder}; starting Valkey and Postgres in {settings.home}", flush=True)
     async with Client.connect(settings=settings) as client:
         await _cancel_leftovers(client)
-        items = ({"payload": path, "key": os.path.relpath(path, folder)[-MAX_KEY:]} for path in paths)
-        batch_id = await client.submit(items, processor="documents", metadata={"demo": str(folder)})
+        batch_id = await client.submit([_item(folder, path) for path in paths], processor="documents", metadata={"demo": str(folder)})
         print(f"submitted batch {batch_id}", flush=True)
         async with _worker(settings, folder) as worker:
             await _until_it_ends(client, batch_id, worker)
@@ -63,6 +62,10 @@ def _files(given: str | None, drawn: Path) -> tuple[Path, list[str]]:
         return Path(os.path.abspath(drawn)), [os.path.abspath(path) for path in paths]
     # All at once, unlike `submit`: the demo wants to know what half-way is.
     return Path(os.path.abspath(given)), [item["payload"] for item in Source().paths([given])]
+
+
+def _item(folder: Path, path: str) -> dict[str, str]:
+    return {"payload": path, "key": os.path.relpath(path, folder)[-MAX_KEY:]}
 
 
 async def _cancel_leftovers(client: Client) -> None:
@@ -111,8 +114,12 @@ async def _watch(client: Client, batch_id: UUID, worker: DemoWorker) -> None:
 
 
 def _is_half_way(event: ProgressEvent) -> bool:
+    """Half is done and a file is well under way; when none ever is, because all are quick, three quarters will do."""
     item = current(event)
-    return event.processed >= event.total // 2 and item is not None and (item.percent or 0) < 95
+    if item is None or (item.percent or 0) >= 95:
+        return False
+    deep = (item.percent or 0) >= 25
+    return event.processed >= event.total // 2 and (deep or event.processed >= event.total * 3 // 4)
 
 
 async def _kill_and_replace(event: ProgressEvent, worker: DemoWorker, view: View) -> None:

@@ -60,6 +60,7 @@ class Page:
     def text(self, x: int, y: int, text: str, size: int = 18, bold: bool = False, right: bool = False) -> None:
         """Write `text` with its top left (or top right) corner at (x, y)."""
         font = ImageFont.load_default(size=size * _FINE)
+        assert isinstance(font, ImageFont.FreeTypeFont)  # Pillow's own, as of 10.1, wherever FreeType is compiled in
         plain = "".join(mark for mark in unicodedata.normalize("NFD", text) if not unicodedata.combining(mark))
         left = x * _FINE - (font.getlength(plain) if right else 0)
         # Twice, a pixel apart: a stroke around the letters would swallow the dots of the i.
@@ -71,7 +72,7 @@ class Page:
         # The built-in font is plain ASCII: accents are strokes over the letters, which readers and OCR take for the real ones.
         before = ""
         for letter in text:
-            base, *marks = unicodedata.normalize("NFD", letter)
+            base, *marks = list(unicodedata.normalize("NFD", letter))
             left, top, right, bottom = font.getbbox(base)
             middle = x + font.getlength(before) + (left + right) / 2
             for mark in (_MARKS[m] for m in marks):

@@ -40,7 +40,9 @@ def build_parser() -> Parser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"streamworker {_version()}")
-    parser.add_argument("--print-completion", metavar="SHELL", action=_Completion, help="print a completion script for bash, zsh, tcsh or fish")
+    parser.add_argument(
+        "--print-completion", metavar="SHELL", action=_Completion, help="print a completion script for bash, zsh, tcsh or fish"
+    )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for module in COMMANDS:
         module.add_to(commands)

@@ -131,8 +131,8 @@ class Runner:
                     await self._waiting_room.admit(delivery, job.batch_id)
                 case Foreign():
                     await self._yield_to(grant, job.batch_id, delivery)
-                case Ended(state):
-                    await self._conclude(state, delivery, [])
+                case Ended(state, fresh):
+                    await self._conclude(state, delivery, [], fresh)
                 case Acquired():
                     await self._own(grant, asked_at, delivery, hold)
         finally:
@@ -236,9 +236,10 @@ class Runner:
         self._services.events.emit(HandedOver(batch_id=state.id, epoch=state.epoch, processed=processed, total=released.total))
         await self._deliver(lambda: self._services.consumer.pass_on(delivery.entry_id))
 
-    async def _conclude(self, state: BatchState, delivery: Delivery, items: list[ItemEvent]) -> None:
+    async def _conclude(self, state: BatchState, delivery: Delivery, items: list[ItemEvent], fresh: bool = True) -> None:
         """The end is durable: announce it, note that, and only then acknowledge."""
-        self._tell_finished(state, time.monotonic() - self._current[state.id].since)
+        if fresh:
+            self._tell_finished(state, time.monotonic() - self._current[state.id].since)
         self._step(state.id, "announce", "before")
         await self._services.announcer.announce_end(event_of(state, items))
         self._step(state.id, "announce", "after")

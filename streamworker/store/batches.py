@@ -76,9 +76,10 @@ class Acquired:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The batch is terminal: its end is announced again, nothing runs."""
+    """The batch is terminal: its end is announced again, nothing runs. `fresh` if it was ended just now, as hopeless."""
 
     state: BatchState
+    fresh: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ async def acquire(connection: Connection, batch_id: UUID, claim: Claim) -> Acqui
     if any(item.status == "failed" for item in charged):
         deaths = 0  # a poisonous item is out of the way: that is progress
     if complaint := _hopeless(row, items, deaths, claim):
-        return Ended(await fail(connection, batch_id, complaint))
+        return Ended(await fail(connection, batch_id, complaint), fresh=True)
     return await _claim(connection, batch_id, row, items, claim, charged, careful_until, deaths)
 
 
