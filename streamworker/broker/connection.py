@@ -21,6 +21,7 @@ from redis.exceptions import (
     NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
+    RedisClusterException,
     RedisError,
     ResponseError,
 )
@@ -57,6 +58,22 @@ class _SentinelRedis(Redis):
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
         await super().aclose(close_connection_pool)
         await self.connection_pool.sentinel_manager.aclose()  # type: ignore[attr-defined]
+
+
+class _ClusterRedis(RedisCluster):
+    """A cluster client whose errors are RedisErrors, as everybody expects."""
+
+    async def initialize(self, *arguments: Any, **options: Any) -> RedisCluster:
+        try:
+            return await super().initialize(*arguments, **options)
+        except RedisClusterException as error:
+            raise RedisConnectionError(str(error)) from error
+
+    async def execute_command(self, *words: Any, **options: Any) -> Any:
+        try:
+            return await super().execute_command(*words, **options)
+        except RedisClusterException as error:
+            raise RedisConnectionError(str(error)) from error
 
 
 def connect(url: str, *, blocking: float | None = None) -> Redis:
@@ -154,7 +171,7 @@ def _cluster(url: str, scheme: str, fixed: Mapping[str, Any]) -> Redis:
     secure = given.pop("connection_class", None) is SSLConnection
     nodes = [ClusterNode(host, port) for host, port in _hosts(url, 6379)]
     # A cluster client must follow MOVED, so it keeps its redirections; errors of the connection are still not retried.
-    client: Any = RedisCluster(startup_nodes=nodes, ssl=secure, **{**given, **fixed})
+    client: Any = _ClusterRedis(startup_nodes=nodes, ssl=secure, **{**given, **fixed})
     kind = CancellableSSLConnection if secure else CancellableConnection
     client.nodes_manager.connection_kwargs["connection_class"] = kind
     for node in client.nodes_manager.startup_nodes.values():

@@ -64,8 +64,9 @@ async def run(arguments: argparse.Namespace) -> int:
     """Print all checks; 1 when one of them failed."""
     settings = load_settings(arguments)
     checks = [Check("ok", "settings", _where(settings)), Check("info", "extras", _extras())]
+    own = settings.embedded
     async with located(settings) as settings:
-        checks += [*await _redis_checks(settings), *await _postgres_checks(settings)]
+        checks += [*await _redis_checks(settings), *await _postgres_checks(settings, own)]
     failed = any(check.state == "fail" for check in checks)
     if arguments.json:
         print(json_text({"ok": not failed, "checks": checks}))
@@ -140,17 +141,17 @@ def _entries(stream: StreamFacts) -> str:
     return f"{stream.length} {'entry' if stream.length == 1 else 'entries'} on {stream.name}"
 
 
-async def _postgres_checks(settings: Settings) -> list[Check]:
+async def _postgres_checks(settings: Settings, own: bool) -> list[Check]:
     assert settings.database_url is not None
     try:
         facts = await inspect_postgres(settings.database_url)
     except store.CONNECTION_ERRORS as error:
         return [Check("fail", "postgres", store.explain(error, settings.database_url))]
-    return list(judge_postgres(facts))
+    return list(judge_postgres(facts, own))
 
 
-def judge_postgres(facts: PostgresFacts) -> Iterator[Check]:
-    """What there is to say about a Postgres."""
+def judge_postgres(facts: PostgresFacts, own: bool = False) -> Iterator[Check]:
+    """What there is to say about a Postgres, which may be our `own` embedded one."""
     yield Check("ok", "postgres", f"Postgres {facts.version}, as {facts.role}")
     if facts.version_number < 140000:
         yield Check("fail", "postgres version", f"Postgres {facts.version}: expected 14 or later")
@@ -158,6 +159,8 @@ def judge_postgres(facts: PostgresFacts) -> Iterator[Check]:
         yield Check("fail", "postgres role", "it is a standby and takes no writes: give the primary's address")
     if facts.schema_error is None:
         yield Check("ok", "schema", "up to date")
+    elif own and facts.no_schema:
+        yield Check("info", "schema", "none yet: the first command that needs it makes it")
     else:
         yield Check("fail", "schema", facts.schema_error)
     for right in facts.missing_rights:

@@ -36,7 +36,7 @@ def add_to(commands: Subparsers) -> None:
     parser.add_argument("--jsonl", metavar="FILE", help="take the items from a JSON Lines file, or from standard input (-)")
     parser.add_argument("--processor", metavar="NAME", help="the processor that is to work on it (default: the first of the worker)")
     parser.add_argument("--metadata", metavar="JSON", help="a JSON object that goes with the batch")
-    parser.add_argument("--max-attempts", type=_whole(1), default=2, metavar="N", help="starts of an item (default 2)")
+    parser.add_argument("--max-attempts", type=_whole(1), metavar="N", help="starts of an item (default 2; STREAMWORKER_MAX_ATTEMPTS)")
     parser.add_argument("--max-failures", type=_whole(0), metavar="N", help="the batch fails with more failed items (default: never)")
     parser.add_argument("--id", metavar="UUID", help="the batch's id; one that was submitted before is left as it is")
     parser.add_argument("--watch", action="store_true", help="watch it to its end; the exit code is then the batch's")
@@ -58,7 +58,7 @@ async def run(arguments: argparse.Namespace) -> int:
                 batch_id=batch_id,
                 processor=arguments.processor,
                 metadata=metadata,
-                max_attempts=arguments.max_attempts,
+                max_attempts=arguments.max_attempts or client.settings.max_attempts,
                 max_failures=arguments.max_failures,
             )
         except InvalidSubmission as error:

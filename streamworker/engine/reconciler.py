@@ -87,7 +87,7 @@ class Reconciler:
         if announced or dispatched:
             self._events.emit(Reconciled(dispatched=dispatched, announced=announced))
         await self._forget_consumers()
-        return EVERY
+        return 0.0 if self._sweep_all else EVERY
 
     async def _session(self) -> asyncpg.Connection[asyncpg.Record]:
         if self._connection is None or self._connection.is_closed():
@@ -147,6 +147,7 @@ class Reconciler:
             if not group_is_gone(error):
                 raise
         await self._consumer.create_group()
+        self._sweep_all = True  # everything was lost, not only what is on this page
         return await self._consumer.find_lost(entry_ids)
 
     async def _forget_consumers(self) -> None:

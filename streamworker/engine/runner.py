@@ -218,8 +218,12 @@ class Runner:
         if now is not None and now.epoch == state.epoch and now.status in TERMINAL:
             return await self._conclude(now, delivery, [])
         self._services.events.emit(LeaseLostEvent(batch_id=state.id, epoch=state.epoch, reason=hold.lost or reason))
-        if now is not None and now.epoch == state.epoch and now.status == "processing":
-            await self._hand_over(now, delivery)
+        if now is None or now.epoch != state.epoch or now.status != "processing":
+            return
+        if hold.lease is not None and hold.lease.once_only:
+            # What was in flight may not start again: no clean release, so that whoever goes on finds and fails it.
+            return await self._deliver(lambda: self._services.consumer.pass_on(delivery.entry_id))
+        await self._hand_over(now, delivery)
 
     async def _hand_over(self, state: BatchState, delivery: Delivery) -> None:
         """Release the lease, then offer the entry to everybody: the next reclaim goes on, and no attempt is charged."""

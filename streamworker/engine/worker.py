@@ -28,6 +28,7 @@ from streamworker.engine.runner import Runner
 from streamworker.engine.services import Services
 from streamworker.engine.stuck import Rescue
 from streamworker.engine.waiting_room import WaitingRoom
+from streamworker.errors import ConfigurationError
 from streamworker.observe.events import Events, WorkerStarted, WorkerStopped, WorkerStopping
 from streamworker.observe.logs import log_event
 from streamworker.processors.loading import registry
@@ -62,6 +63,8 @@ class Worker:
         events: Events | None = None,
         restart: Callable[[], None] = restart_process,
     ) -> None:
+        if settings.isolation == "process":
+            raise ConfigurationError("ISOLATION: process is not available in this release, expected inline or thread")
         self.events = events or Events()
         self.events.subscribe(log_event)
         self._settings = settings
@@ -98,6 +101,8 @@ class Worker:
         """
         for name in self._registry.names if self._settings.processors else []:
             self._registry.load(name)  # what the user named must be there; what a batch may name is loaded with it
+        if self._settings.http_address is not None:
+            LOG.warning("HTTP_ADDRESS is set, but this release serves no HTTP")
         self._listen_to_signals()
         async with contextlib.AsyncExitStack() as stack:
             if not await self._prepare_database():

@@ -29,6 +29,7 @@ class PostgresFacts:
     superuser: bool
     ahead: float
     session_locks: bool
+    no_schema: bool
     schema_error: str | None
     missing_rights: list[str] = field(default_factory=list)
     open_batches: dict[str, int] = field(default_factory=dict)
@@ -60,6 +61,7 @@ async def inspect(url: str) -> PostgresFacts:
         bool(server["superuser"]),
         ahead,
         session_locks,
+        server["no_schema"],
         schema_error,
         rights,
         counts,

@@ -247,6 +247,17 @@ def an_attempt_number_is_skipped(story: Story) -> Story:
     return story
 
 
+@fires("C5")
+def an_attempt_is_counted_without_a_start_or_a_death(story: Story) -> Story:
+    story = running(max_attempts=9)
+    story.start("w0", 0)
+    story.end("w0", 0)
+    story.record("w0", 0, "processing", attempts=2)
+    story.record("w0", 0, "processing", attempts=3)
+    story.start("w0", 0, 3)
+    return story
+
+
 # --- C6 ---------------------------------------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,19 @@ from tests.chaos.history import TERMINAL, Change, Fault, History, Line, ended
 
 # Faults that end a run without a death: its worker lives, and what it had started is charged to nobody.
 INTERRUPTING = frozenset(
-    {"term", "stop", "postgres restart", "postgres immediate", "terminate backend", "partition", "cut", "cut at byte", "lose reply", "slow"}
+    {
+        "term",
+        "stop",
+        "postgres restart",
+        "postgres immediate",
+        "terminate backend",
+        "partition",
+        "hold",
+        "cut",
+        "cut at byte",
+        "lose reply",
+        "slow",
+    }
 )
 HARMLESS = frozenset({"duplicate", "poison", "block"})  # work that hurts: nothing outside the worker is broken
 CANCEL_GRACE = 1.0  # contract: the item in flight is interrupted within 1 s of a cancel
@@ -46,7 +58,7 @@ def _counting(history: History, starts: Sequence[Line], allowed: int) -> Iterato
             yield f"{name}: attempt {start.attempt} started, max_attempts is {allowed}"
         last = before.attempt if before else 0
         if before is None or start.attempt > last:
-            if start.attempt > last + 1 and not _charged(history, start, last):
+            if start.attempt > last + 1 and not _charged(history, before, start, last):
                 yield f"{name}: attempt {start.attempt} started after attempt {last}, and nobody charged those between"
             continue
         if start.attempt < last:
@@ -59,8 +71,12 @@ def _counting(history: History, starts: Sequence[Line], allowed: int) -> Iterato
                 yield f"{name}: attempt {start.attempt} started again after a death, for the {unexplained}. time, max_attempts is {allowed}"
 
 
-def _charged(history: History, start: Line, last: int) -> bool:
-    """True if each attempt between `last` and this start was written on the row, by whoever took over."""
+def _charged(history: History, before: Line | None, start: Line, last: int) -> bool:
+    """True if a take-over lies between, which charged the row for a death before the start, once for each number."""
+    since, epoch = (before.at, history.epoch(before)) if before else (0.0, None)
+    claims = [claim for claim in history.claims.get(start.batch, []) if since < claim.committed <= start.at and claim.epoch != epoch]
+    if len(claims) < (1 if before else 2):
+        return False
     charged = {
         change.new["attempts"]
         for change in history.item_changes.get((start.batch, start.position), [])

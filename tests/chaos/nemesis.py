@@ -56,6 +56,7 @@ class Nemesis:
             "cut at byte": (3, self.cut_at_byte),
             "lose reply": (4, self.lose_reply),
             "partition": (2, self.partition),
+            "hold": (3, self.hold),
             "slow": (1, self.slow),
             "duplicate": (2, self.duplicate),
             "poison": (2, self.poison),
@@ -82,8 +83,14 @@ class Nemesis:
     # --- workers ----------------------------------------------------------------------------------------------------------
 
     def _worker(self) -> Spawned | None:
+        """Mostly one with an item in flight."""
         alive = [worker for worker in self.world.fleet.values() if worker.process.returncode is None]
-        return self.chance.choice(alive) if alive else None
+        busy = [worker for worker in alive if worker.label in self.world.progress.running()]
+        return self.chance.choice(busy if busy and self.chance.random() < 0.8 else alive) if alive else None
+
+    def _busy_label(self) -> str | None:
+        worker = self._worker()
+        return worker.label if worker else None
 
     async def kill(self) -> bool:
         """SIGKILL."""
@@ -294,13 +301,28 @@ class Nemesis:
         began = time.monotonic()
         for proxy in proxies:
             proxy.black_hole(worker.label)
-        await asyncio.sleep(self.chance.choice((0.5, 1.0, self.world.terms.lease_ttl + 1.5)))
+        await asyncio.sleep(self.chance.choice((0.5, self.world.terms.lease_ttl + 0.7, self.world.terms.lease_ttl + 2.5)))
         for proxy in proxies:
             proxy.heal(worker.label)
-            if self.chance.random() < 0.5:
+            if self.chance.random() < 0.3:
                 await proxy.cut(worker.label)
         self.world.note("partition", worker.label, began)
         return True
+
+    async def hold(self) -> bool:
+        """Stuck in the middle of a transaction, for longer than the lease; what was held arrives late."""
+        pattern = self.chance.choice(("^UPDATE streamworker.batches", "FOR UPDATE", "^COMMIT"))
+        began = time.monotonic()
+        trap = self.world.postgres_proxy.hold(pattern, self._busy_label())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(3):
+                await trap.fired.wait()
+        trap.left = 0
+        for _, label, _ in trap.hits:
+            await asyncio.sleep(self.world.terms.lease_ttl + self.chance.uniform(0.5, 2.5))
+            self.world.postgres_proxy.heal(label)
+            self.world.note("hold", label, began)
+        return bool(trap.hits)
 
     async def slow(self) -> bool:
         """A slow network for everybody."""

@@ -64,10 +64,10 @@ class Weather:
 
 @dataclass
 class Trap:
-    """Waits for a command or statement that matches, then breaks its connection."""
+    """Waits for a command or statement that matches, then strikes its connection."""
 
     pattern: re.Pattern[str]
-    action: Literal["lose reply", "cut before"]
+    action: Literal["lose reply", "cut before", "hold"]
     label: str | None
     left: int
     fired: asyncio.Event = field(default_factory=asyncio.Event)
@@ -193,6 +193,10 @@ class Proxy:
         """Cut the connection instead of delivering the next request that matches."""
         return self._set(Trap(re.compile(pattern), "cut before", label, times))
 
+    def hold(self, pattern: str, label: str | None = None) -> Trap:
+        """Hold everything of that client just before the next request that matches is delivered, until healed."""
+        return self._set(Trap(re.compile(pattern), "hold", label, 1))
+
     def _set(self, trap: Trap) -> Trap:
         self.traps = [old for old in self.traps if old.left > 0]
         self.traps.append(trap)
@@ -272,7 +276,10 @@ class _Link:
                 if trap.action == "cut before":
                     self._tell(op="cut", n=asked.number, text=asked.text)
                     raise _Cut
-                asked.lost = True
+                if trap.action == "hold":
+                    self._weather.clear.clear()
+                else:
+                    asked.lost = True
         if self._proxy.server == "redis":
             self._tell(op="request", n=asked.number, args=asked.parts)
         else:

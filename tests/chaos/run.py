@@ -46,7 +46,7 @@ class Plan:
     items: int = 0
     batches: int = 6
     only: tuple[str, ...] = ()
-    verbose: bool = False
+    every: bool = True  # each kind must have struck: a short run has no time for that
 
 
 class Campaign:
@@ -60,9 +60,6 @@ class Campaign:
         self.nemesis = Nemesis(world, self.load, self.chance)
         self.kinds: list[str] = []
         self.wrong: list[str] = []
-        self._log_read = 0
-        self._ends = 0
-        self._running: dict[str, str] = {}  # worker -> batch, of the items in flight
 
     async def run(self) -> None:
         """Everything up to the end of the workers; leaves the files of a history."""
@@ -86,7 +83,8 @@ class Campaign:
             if self.plan.only:
                 self.nemesis.faults = {kind: self.nemesis.faults[kind] for kind in self.plan.only}
             await asyncio.sleep(1)
-            self.kinds = await self.nemesis.rage(until)
+            struck = await self.nemesis.rage(until)
+            self.kinds = struck if self.plan.every else []
         finally:
             busy.cancel()
             await asyncio.gather(busy, return_exceptions=True)
@@ -96,22 +94,19 @@ class Campaign:
         self.kinds = ["kill"]
         size = self.plan.items or BATCH
         feeding = asyncio.create_task(self._feed(size))
-        streak = 0
+        ends, streak = 0, 0
         try:
             for _ in range(self.plan.kills):
-                ends = self._look()
                 if self.chance.random() < 0.8:
                     await wait_until(self._all_ready, 20)
                 await asyncio.sleep(self.chance.uniform(0, 0.3))
-                streak = 0 if self._look() > ends else streak + 1
+                await wait_until(lambda: bool(self._owners()), 20)
+                streak = streak + 1 if self.world.progress.ends() == ends else 0
                 if streak >= UNPROGRESSIVE:
-                    ends = self._look()
-                    await wait_until(lambda ends=ends: self._look() > ends, 20)  # type: ignore[misc]
-                    streak = 0
-                await wait_until(lambda: bool(self._look() and self._running), 20)
-                worker = self._victim()
-                if worker is not None and self.world.kill(worker):
-                    self._running.pop(worker.label, None)
+                    await wait_until(lambda ends=ends: self.world.progress.ends() > ends, 20)  # type: ignore[misc]
+                ends = self.world.progress.ends()
+                if worker := self._victim():
+                    self.world.kill(worker)
         finally:
             feeding.cancel()
             await asyncio.gather(feeding, return_exceptions=True)
@@ -122,29 +117,18 @@ class Campaign:
                 await self.load.steady(size, 2, 20)
             await asyncio.sleep(0.05)
 
+    def _owners(self) -> list[Spawned]:
+        return [worker for worker in self._alive() if worker.label in self.world.progress.running()]
+
+    def _alive(self) -> list[Spawned]:
+        return [worker for worker in self.world.fleet.values() if worker.process.returncode is None]
+
     def _victim(self) -> Spawned | None:
-        alive = [worker for worker in self.world.fleet.values() if worker.process.returncode is None]
-        owners = [worker for worker in alive if worker.label in self._running]
+        owners, alive = self._owners(), self._alive()
         return self.chance.choice(owners if owners and self.chance.random() < 0.7 else alive) if alive else None
 
     def _all_ready(self) -> bool:
         return all(worker.ready and worker.process.returncode is None for worker in self.world.fleet.values())
-
-    def _look(self) -> int:
-        """Read on in the processor log; returns how many items have ended so far."""
-        with self.world.processor_log.open("rb") as log:
-            log.seek(self._log_read)
-            for raw in log:
-                if not raw.endswith(b"\n"):
-                    break
-                self._log_read += len(raw)
-                line = msgspec.json.decode(raw)
-                if line["edge"] == "start":
-                    self._running[line["worker"]] = line["batch"]
-                else:
-                    self._running.pop(line["worker"], None)
-                    self._ends += 1
-        return self._ends
 
     # --- the end ------------------------------------------------------------------------------------------------------------
 

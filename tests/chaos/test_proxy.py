@@ -214,6 +214,20 @@ async def test_a_half_open_connection_hangs_and_goes_on_when_healed(scene: Scene
     assert await waiting == 1
 
 
+async def test_a_statement_is_held_in_the_middle_of_a_transaction(scene: Scene) -> None:
+    connection, other = await scene.postgres(), await scene.direct()
+    await connection.execute("CREATE TABLE public.t (x int)")
+    trap = scene.postgres_proxy.hold("^INSERT")
+    async with connection.transaction():
+        waiting = asyncio.ensure_future(connection.execute("INSERT INTO public.t VALUES (1)"))
+        await asyncio.wait_for(trap.fired.wait(), 5)
+        state = "SELECT state FROM pg_stat_activity WHERE pid = $1"
+        assert await other.fetchval(state, connection.get_server_pid()) == "idle in transaction"
+        scene.postgres_proxy.heal()
+        await waiting
+    assert await other.fetchval("SELECT count(*) FROM public.t") == 1
+
+
 async def test_what_is_held_can_be_cut(scene: Scene) -> None:
     client = await scene.redis(timeout=10)
     scene.redis_proxy.black_hole("a")

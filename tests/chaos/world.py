@@ -49,6 +49,40 @@ class Journal:
         self._file.close()
 
 
+class Progress:
+    """Follows the processor log."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read = 0
+        self._ends = 0
+        self._running: dict[str, str] = {}
+
+    def ends(self) -> int:
+        """How many items have ended so far."""
+        self._follow()
+        return self._ends
+
+    def running(self) -> dict[str, str]:
+        """Which workers have an item in flight, and of which batch; the dead are among them."""
+        self._follow()
+        return self._running
+
+    def _follow(self) -> None:
+        with self._path.open("rb") as log:
+            log.seek(self._read)
+            for raw in log:
+                if not raw.endswith(b"\n"):
+                    break
+                self._read += len(raw)
+                line = msgspec.json.decode(raw)
+                if line["edge"] == "start":
+                    self._running[line["worker"]] = line["batch"]
+                else:
+                    self._running.pop(line["worker"], None)
+                    self._ends += 1
+
+
 class CommitTimes(PostgresServer):
     """A Postgres that remembers when each transaction was committed, for the audit."""
 
@@ -125,6 +159,7 @@ class World:
         self.operations = Journal(folder / "operations.jsonl")
         self.readings = Journal(folder / "readers.jsonl")
         self.processor_log = folder / "processor.jsonl"
+        self.progress = Progress(self.processor_log)
         self.postgres = CommitTimes(folder / "pg")
         self._redis_number = count(1)
         self.redis = self.new_redis()

@@ -81,6 +81,12 @@ class Watching:
         assert isinstance(event, ProgressEvent), event
         return event
 
+    async def live(self) -> ProgressEvent:
+        """The next event that is no snapshot."""
+        while (event := await self.next()).items == []:
+            pass
+        return event
+
     async def snapshot(self) -> int:
         """The revision of the next event, which must be a snapshot."""
         event = await self.next()
@@ -268,8 +274,10 @@ class TestTroubleWithRedis:
         await scene.step(1)
         await watching.next()
         await scene.broker.flushall()
-        published = await scene.step(2)
-        assert await watching.next() == published
+        await scene.step(2)
+        assert (await watching.next()).revision == 2  # a snapshot where the new entry got the very id of the lost one
+        published = await scene.step(3)
+        assert await watching.live() == published
         await watching.stop()
 
     async def test_live_events_go_on_when_the_stream_counts_anew_from_below(self, scene: Scene) -> None:
@@ -277,10 +285,10 @@ class TestTroubleWithRedis:
         watching = scene.watch()
         await watching.snapshot()
         await scene.broker.delete("progress")
-        published = await scene.step(1)
+        await scene.step(1)
         assert (await watching.next()).revision == 1
         published = await scene.step(2)
-        assert await watching.next() == published
+        assert await watching.live() == published
         await watching.stop()
 
     async def test_without_redis_postgres_is_polled_and_one_line_logged(
@@ -297,7 +305,7 @@ class TestTroubleWithRedis:
             own_redis.start()
             await until(lambda: asyncio.sleep(0, "can be read again" in caplog.text), "the return of Redis")
             published = await scene.step(4)
-            assert await watching.next() == published
+            assert await watching.live() == published
             own_redis.kill()
             await scene.record(10, "completed")
             assert await watching.snapshot() == 10

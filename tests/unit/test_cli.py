@@ -337,7 +337,7 @@ REDIS = RedisFacts(
     [StreamFacts("batches", "stream", 1), StreamFacts("progress", "stream", 5), StreamFacts("batches:dead", "none")], GroupFacts(2, 1),
 )  # fmt: skip
 DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
-POSTGRES = PostgresFacts("18.4", 180004, DURABLE, False, "worker", False, 0.0, True, None, [], {"pending": 3})
+POSTGRES = PostgresFacts("18.4", 180004, DURABLE, False, "worker", False, 0.0, True, False, None, [], {"pending": 3})
 
 
 class TestDoctor:
@@ -379,6 +379,10 @@ class TestDoctor:
     def test_a_postgres_that_is_not_right(self, change: dict[str, Any], state: str, told: str) -> None:
         checks = list(judge_postgres(replace(POSTGRES, **change)))
         assert [check for check in checks if check.state == state and told in check.text]
+
+    def test_the_embedded_postgres_gets_its_schema_by_itself(self) -> None:
+        checks = list(judge_postgres(replace(POSTGRES, no_schema=True, schema_error="run migrate"), own=True))
+        assert [check.state for check in checks if check.about == "schema"] == ["info"]
 
     @pytest.mark.parametrize(
         ("product", "version", "holes"),
