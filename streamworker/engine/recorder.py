@@ -88,6 +88,7 @@ class Recorder:
         self._flushed = asyncio.Event()
         self._flushing = False
         self._wanted = -1
+        self._retrying: set[int] = set()
         self._narrowing = False
         self._complete = False
         self._closing = False
@@ -203,6 +204,7 @@ class Recorder:
         while self._pending and len(rows) < MOST_ROWS and size < MOST_BYTES:
             rows.append(self._pending.popleft())
             size += len(rows[-1].result or "")
+            (self._retrying.add if rows[-1].status == "processing" else self._retrying.discard)(rows[-1].position)
         checkpoints, self._checkpoints = list(self._checkpoints.items()), {}
         # A terminal event is the last, and one event holds so many items: a larger flush leaves the end to the next.
         complete = self._complete and not self._pending and len(rows) <= EVENT_ITEMS
@@ -217,9 +219,16 @@ class Recorder:
             self._window = self._lanes  # whatever is marked as started may never start again: mark no more than that
         else:
             self._window = window(self._item_seconds, self._commit_seconds, self._lanes, self._window)
-        frontier = self._next_start + self._window
+        frontier = self._next_start + self._ahead()
         self.frontier = min(self.frontier, frontier)  # drawn back at once, moved on only when it is durable
         return frontier
+
+    def _ahead(self) -> int:
+        """How many items may start beside those that have; a lane with a retry starts none, so that a death there has one suspect."""
+        if not self._retrying:
+            return self._window
+        somebody_waits = self._wanted >= self._next_start
+        return max(min(self._window, self._lanes) - len(self._retrying), int(somebody_waits))
 
     async def _flush(self, flush: Flush) -> bool:
         """Write until it is durable; False when the lease is lost."""

@@ -15,6 +15,7 @@ INTERRUPTING = frozenset(
     {
         "term",
         "stop",
+        "stop in transaction",
         "postgres restart",
         "postgres immediate",
         "terminate backend",

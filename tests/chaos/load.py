@@ -134,8 +134,11 @@ class Load:
 
     def kinds(self) -> list[Callable[[], Awaitable[Any]]]:
         """What a mixed run submits all the time; the nemesis adds poison, blocking and duplicates."""
-        return [lambda: self.steady(self.chance.randint(10, 80)), self.effects, self.thread, self.stumbling, self.failing,
-                self.cancelled, self.message, self.bad_message]  # fmt: skip
+        return [
+            lambda: self.steady(self.chance.randint(10, 80)),
+            lambda: self.steady(self.chance.randint(100, 250), 5, 70),
+            self.effects, self.thread, self.stumbling, self.failing, self.cancelled, self.message, self.bad_message,
+        ]  # fmt: skip
 
     # --- the operations ---------------------------------------------------------------------------------------------------
 

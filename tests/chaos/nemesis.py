@@ -41,6 +41,7 @@ class Nemesis:
             "kill": (6, self.kill),
             "term": (3, self.term),
             "stop": (3, self.stop),
+            "stop in transaction": (3, self.stop_in_transaction),
             "redis kill": (2, self.redis_kill),
             "redis flush": (2, self.redis_flush),
             "redis destroy group": (1, self.redis_destroy_group),
@@ -123,6 +124,27 @@ class Nemesis:
         await asyncio.sleep(self.world.terms.lease_ttl + self.chance.uniform(0.5, 2.5))
         worker.signal(signal.SIGCONT)
         self.world.note("stop", worker.label, began)
+        return True
+
+    async def stop_in_transaction(self) -> bool:
+        """SIGSTOP between BEGIN and the write; when it goes on, its write arrives long after its lease."""
+        worker = self._worker()
+        if worker is None:
+            return False
+        trap = self.world.postgres_proxy.hold("^UPDATE streamworker.batches AS b SET revision", worker.label)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(3):
+                await trap.fired.wait()
+        trap.left = 0
+        if not trap.hits:
+            return False
+        began = time.monotonic()
+        worker.signal(signal.SIGSTOP)
+        await asyncio.sleep(self.world.terms.lease_ttl + self.chance.uniform(0.7, 2.5))
+        self.world.postgres_proxy.heal(worker.label)
+        await asyncio.sleep(0.05)
+        worker.signal(signal.SIGCONT)
+        self.world.note("stop in transaction", worker.label, began)
         return True
 
     # --- Redis --------------------------------------------------------------------------------------------------------------

@@ -220,6 +220,8 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=0, help="instead of the mix: so many SIGKILLs")
     parser.add_argument("--workers", type=int, default=0, help="worker processes (2 with --kills, else 3)")
     parser.add_argument("--items", type=int, default=0, help=f"items of a batch of the kill campaign ({BATCH})")
+    parser.add_argument("--batch-concurrency", type=int, default=0, help="batches of a worker at a time (drawn; with --kills 1)")
+    parser.add_argument("--item-concurrency", type=int, default=0, help="items of a batch at a time (drawn; with --kills 1)")
     parser.add_argument("--only", action="append", default=[], metavar="FAULT", help="mix only these kinds of faults; may be repeated")
     parser.add_argument("--redis", default="valkey", help="valkey, redis62 or redis70")
     parser.add_argument("--isolation", default="inline", choices=("inline", "thread", "process"))
@@ -236,7 +238,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run it and print the report; 1 if anything is off."""
     chosen = options(arguments)
     plan = Plan(chosen.seed, chosen.minutes, chosen.kills, chosen.workers, chosen.items, only=tuple(chosen.only))
+    drawn = random.Random(chosen.seed)
+    batches, items = (1, 1) if chosen.kills else (drawn.choice((1, 2, 3)), drawn.choice((1, 1, 4)))
     terms = Terms(
+        batch_concurrency=chosen.batch_concurrency or batches,
+        item_concurrency=chosen.item_concurrency or items,
         workers=chosen.workers or (2 if chosen.kills else 3),
         lease_ttl=chosen.lease_ttl or (15.0 if chosen.kills else 2.0),
         isolation=chosen.isolation,

@@ -124,6 +124,7 @@ class Terms:
     workers: int = 2
     lease_ttl: float = 2.0
     shutdown_timeout: float = 2.0
+    batch_concurrency: int = 1
     item_concurrency: int = 1
     isolation: str = "inline"
     redis_kind: str = "valkey"
@@ -139,6 +140,7 @@ class Terms:
             "STREAMWORKER_PROCESSOR": PROCESSORS,
             "STREAMWORKER_LEASE_TTL": f"{self.lease_ttl:g}s",
             "STREAMWORKER_SHUTDOWN_TIMEOUT": f"{self.shutdown_timeout:g}s",
+            "STREAMWORKER_BATCH_CONCURRENCY": str(self.batch_concurrency),
             "STREAMWORKER_ITEM_CONCURRENCY": str(self.item_concurrency),
             "STREAMWORKER_ISOLATION": self.isolation,
             "STREAMWORKER_MIGRATE": "0",

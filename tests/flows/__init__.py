@@ -1,0 +1,1 @@
+"""Flow tests: one file a promise, on real servers and real worker processes."""

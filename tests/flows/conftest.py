@@ -1,0 +1,60 @@
+"""Scenes: one for a test of its own, or one for a whole file whose worker stays up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.flows.scene import Scene
+from tests.servers import PostgresServer, RedisServer, run_sql
+
+
+@pytest.fixture
+def scene(redis_server: RedisServer, database_url: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Scene]:
+    """Servers of this test, without a worker yet; at the end everything is ended and looked after."""
+    with Scene(redis_server.url, database_url, tmp_path) as scene:
+        yield scene
+        if not _has_failed(request.node):
+            scene.finish()
+
+
+@pytest.fixture(scope="module")
+def module_scene(
+    redis_kind: str,
+    redis_servers: Callable[[str], RedisServer],
+    postgres: PostgresServer,
+    database_copies: Callable[[], str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Scene]:
+    """Servers for all tests of a file; a fixture of the file puts the worker on them."""
+    server, name = redis_servers(redis_kind), database_copies()
+    server.flush()
+    with Scene(server.url, postgres.database(name), tmp_path_factory.mktemp("scene")) as scene:
+        yield scene
+        scene.finish()
+    run_sql(postgres.database("postgres"), f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def shared(module_scene: Scene) -> Iterator[Scene]:
+    """The file's scene; after each test nothing of it may be left on the servers."""
+    yield module_scene
+    module_scene.residue.check_batches()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Note on the test whether it has failed: what a failed one leaves behind is no news."""
+    report = yield
+    if call.when == "call":
+        item.stash[FAILED] = report.failed
+    return report
+
+
+FAILED = pytest.StashKey[bool]()
+
+
+def _has_failed(node: pytest.Item) -> bool:
+    return node.stash.get(FAILED, False)
