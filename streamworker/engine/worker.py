@@ -10,7 +10,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from streamworker.broker import connection as broker
 from streamworker.broker.consumer import Address, Consumer
@@ -39,6 +40,8 @@ from streamworker.store.pool import CONNECTION_ERRORS, Pool, explain, open_conne
 # After the grace: time to hand over, to write what has ended, and to publish what waits.
 HAND_OVER_PATIENCE = 5.0
 PUBLISH_PATIENCE = 2.0
+MOST_CONNECTIONS = 20
+T = TypeVar("T")
 
 
 LOG = logging.getLogger("streamworker.engine")
@@ -105,10 +108,10 @@ class Worker:
             LOG.warning("HTTP_ADDRESS is set, but this release serves no HTTP")
         self._listen_to_signals()
         async with contextlib.AsyncExitStack() as stack:
-            if not await self._prepare_database():
-                return 0
-            services = await self._open(stack)
-            await self._serve(services)
+            pool = await self._until_up(lambda: self._open_pool(stack))
+            if pool is None or not await self._until_up(self._prepare_database):
+                return 0  # told to stop before Postgres was there
+            await self._serve(await self._open(stack, pool))
         self.events.emit(WorkerStopped(worker=self._settings.consumer))
         if self._restarting:
             self._restart()
@@ -135,22 +138,29 @@ class Worker:
                 signal.signal(number, self._signalled)
 
     async def _prepare_database(self) -> bool:
-        """Migrate or check the schema, waiting for Postgres as long as it takes; False when told to stop meanwhile."""
+        connection = await open_connection(self._database_url, application_name=f"{self._settings.consumer} migrate")
+        try:
+            await (migrations.migrate(connection) if self._settings.migrate else migrations.check_schema(connection))
+        finally:
+            await connection.close(timeout=2.0)
+        return True
 
-        async def prepare() -> None:
-            connection = await open_connection(self._database_url, application_name=f"{self._settings.consumer} migrate")
-            try:
-                await (migrations.migrate(connection) if self._settings.migrate else migrations.check_schema(connection))
-            finally:
-                await connection.close(timeout=2.0)
+    async def _open_pool(self, stack: contextlib.AsyncExitStack) -> Pool:
+        size = min(2 + 2 * self._settings.batch_concurrency, MOST_CONNECTIONS)
+        ttl = self._settings.lease_ttl
+        # A worker that was stopped inside a transaction must not block its successor for longer than its lease lives.
+        pool = await open_pool(
+            self._database_url, size=size, application_name=self._settings.consumer, lock_timeout=ttl / 2, idle_timeout=ttl * 2 / 3
+        )
+        stack.push_async_callback(pool.close)
+        return pool
 
-        return await self._until_up(prepare)
-
-    async def _until_up(self, act: Callable[[], Awaitable[None]]) -> bool:
+    async def _until_up(self, act: Callable[[], Awaitable[T]]) -> T | None:
+        """Talk to Postgres, waiting for it as long as it takes; None when told to stop meanwhile."""
         failures = 0
         while not self._stop.is_set():
             try:
-                await act()
+                result = await act()
             except CONNECTION_ERRORS as error:
                 failures += 1
                 self._outages.away("postgres", "start", explain(error, self._database_url))
@@ -158,16 +168,15 @@ class Worker:
                     await asyncio.wait_for(self._stop.wait(), backoff(failures, 1.0))
                 continue
             self._outages.back("postgres", "start")
-            return True
-        return False
+            return result
+        return None
 
-    async def _open(self, stack: contextlib.AsyncExitStack) -> Services:
+    async def _open(self, stack: contextlib.AsyncExitStack, pool: Pool) -> Services:
         settings = self._settings
         address = Address(settings.stream, settings.group, settings.consumer)
         redis, reader = broker.connect(self._redis_url), broker.connect(self._redis_url, blocking=2.0)
         stack.push_async_callback(redis.aclose)
         stack.push_async_callback(reader.aclose)
-        pool = await stack.enter_async_context(_pool(self._database_url, settings))
         rescue = Rescue(self._database_url, settings.consumer, settings.lease_ttl, self._end_at_once)
         heartbeat = Heartbeat(
             self._redis_url, self._database_url, address, settings.lease_ttl, settings.item_timeout, self._outages, rescue.end
@@ -233,20 +242,6 @@ class Worker:
         runner.give_up()
         if fetcher.busy():
             await asyncio.wait(fetcher.busy(), timeout=HAND_OVER_PATIENCE)
-
-
-@contextlib.asynccontextmanager
-async def _pool(url: str, settings: Settings) -> AsyncIterator[Pool]:
-    size = 2 + 2 * settings.batch_concurrency
-    # A worker that was stopped inside a transaction must not block its successor for longer than its lease lives.
-    idle_timeout = settings.lease_ttl * 2 / 3
-    pool = await open_pool(
-        url, size=min(size, 20), application_name=settings.consumer, lock_timeout=settings.lease_ttl / 2, idle_timeout=idle_timeout
-    )
-    try:
-        yield pool
-    finally:
-        await pool.close()
 
 
 def _explainer(explanation: Callable[[BaseException, str], str], url: str) -> Callable[[BaseException], str]:

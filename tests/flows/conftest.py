@@ -20,6 +20,37 @@ def scene(redis_server: RedisServer, database_url: str, tmp_path: Path, request:
             scene.finish()
 
 
+@pytest.fixture
+def own_redis_scene(weak_redis: RedisServer, database_url: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Scene]:
+    """As `scene`, with the Redis of `weak_redis`, to be broken."""
+    with Scene(weak_redis.url, database_url, tmp_path) as scene:
+        yield scene
+        if not _has_failed(request.node):
+            scene.finish()
+
+
+@pytest.fixture
+def own_postgres_scene(
+    redis_server: RedisServer, own_postgres: PostgresServer, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Scene]:
+    """As `scene`, with the Postgres of `own_postgres`, to be broken."""
+    with Scene(redis_server.url, own_postgres.url, tmp_path) as scene:
+        yield scene
+        if not _has_failed(request.node):
+            scene.finish()
+
+
+@pytest.fixture
+def weak_redis(redis_kind: str, tmp_short: Path) -> Iterator[RedisServer]:
+    """A running server of this test that forgets everything when it ends."""
+    server = RedisServer(redis_kind, tmp_short / "redis")
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
 @pytest.fixture(scope="module")
 def module_scene(
     redis_kind: str,

@@ -162,9 +162,9 @@ class Scene:
         try:
             return wait_for(happened, seconds, about)
         except AssertionError as late:
-            rows = self.database.rows("SELECT id, status, processed, total, worker, error FROM streamworker.batches")
-            tails = "\n".join(worker.tail() for worker in self.workers[-2:])
-            raise AssertionError(f"{late}\n{rows}\nstarts: {self.log()[-10:]}\n{tails}") from None
+            rows = self.database.rows("SELECT id, status, processed, total, worker, error FROM streamworker.batches ORDER BY status DESC LIMIT 5")
+            seen = [str(part) for part in (late, *rows, *self.log()[-5:], *(worker.tail() for worker in self.workers[-2:]))]
+            raise AssertionError("\n".join(seen)) from None
 
     def log(self, batch_id: UUID | None = None) -> list[Line]:
         """The lines of the item log, of one batch or of all."""
