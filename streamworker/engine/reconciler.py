@@ -16,7 +16,7 @@ from streamworker.broker.consumer import Consumer, group_is_gone
 from streamworker.engine.announcer import Announcer
 from streamworker.engine.progress import event_of
 from streamworker.observe.events import Events, Reconciled
-from streamworker.store.leases import try_lock
+from streamworker.store.leases import end_when_silent, try_lock
 from streamworker.store.pool import CONNECTION_ERRORS, open_connection
 from streamworker.store.reconciling import (
     BEGINNING,
@@ -29,6 +29,8 @@ from streamworker.store.reconciling import (
 )
 
 EVERY = 1.0
+# A leader that says nothing for so long (seconds) is stopped or blocked: another one leads.
+LONGEST_SILENCE = 5.0
 PAGE = 1_000
 MOST_ENDS = 200
 CONSUMERS_EVERY = 60.0
@@ -94,6 +96,7 @@ class Reconciler:
             self._leading = False
             self._sweep_all = True
             self._connection = await open_connection(self._database_url, application_name=f"{self._name} reconciler")
+            await end_when_silent(self._connection, LONGEST_SILENCE)
             await self._connection.add_listener(CHANNEL, self._heard)
         return self._connection
 

@@ -46,8 +46,8 @@ class Flush:
 class Recorder:
     """Writes the outcomes of one run. Entered, it flushes whenever something has ended; leaving it flushes the rest.
 
-    `recorded(state, rows)` is called after each commit; `again(row)` for an attempt that turned out to need another
-    (a `Result.write` that raised) after the item had been left.
+    `busy()` tells how many lanes have an item in hand. `recorded(state, rows)` is called after each commit; `again(row)` for
+    an attempt that turned out to need another (a `Result.write` that raised) after the item had been left.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class Recorder:
         hold: Hold,
         policy: Policy,
         lanes: int,
+        busy: Callable[[], int],
         lease_ttl: float,
         events: Events,
         outages: Outages,
@@ -70,6 +71,7 @@ class Recorder:
         self._hold = hold
         self._policy = policy
         self._lanes = lanes
+        self._busy = busy
         self._careful_until = grant.careful_until
         self._lease_ttl = lease_ttl
         self._events = events
@@ -88,7 +90,7 @@ class Recorder:
         self._flushed = asyncio.Event()
         self._flushing = False
         self._wanted = -1
-        self._retrying: set[int] = set()
+        self._waiting = 0
         self._narrowing = False
         self._complete = False
         self._closing = False
@@ -125,10 +127,14 @@ class Recorder:
 
     async def clear(self, position: int) -> None:
         """Return once the mark that this item may have started is durable. Raises LeaseLost."""
-        while not self.may_start(position):
-            self._next_start = max(self._next_start, position)
-            self._wanted = max(self._wanted, position)
-            await self._next_flush()
+        self._waiting += 1
+        try:
+            while not self.may_start(position):
+                self._next_start = max(self._next_start, position)
+                self._wanted = max(self._wanted, position)
+                await self._next_flush()
+        finally:
+            self._waiting -= 1
 
     async def mark_retry(self, row: ItemRecord) -> None:
         """Make the start of a retry durable on its own row."""
@@ -172,7 +178,7 @@ class Recorder:
 
     def narrow(self) -> None:
         """Draw the frontier back to what has started: the item under way is a slow one."""
-        if self.frontier > self._next_start + self._lanes:
+        if self.frontier >= self._next_start + self._lanes:
             self._item_seconds = max(self._item_seconds or 0.0, NARROW_AFTER)
             self._narrowing = True
             self._wake.set()
@@ -196,7 +202,9 @@ class Recorder:
                 return self._tell()
 
     def _has_work(self) -> bool:
-        return bool(self._pending or self._checkpoints or self._complete or self._narrowing or self._wanted >= self.frontier)
+        return bool(
+            self._pending or self._checkpoints or self._complete or self._narrowing or (self._waiting and self._wanted >= self.frontier)
+        )
 
     def _take(self) -> Flush:
         rows: list[ItemRecord] = []
@@ -204,7 +212,6 @@ class Recorder:
         while self._pending and len(rows) < MOST_ROWS and size < MOST_BYTES:
             rows.append(self._pending.popleft())
             size += len(rows[-1].result or "")
-            (self._retrying.add if rows[-1].status == "processing" else self._retrying.discard)(rows[-1].position)
         checkpoints, self._checkpoints = list(self._checkpoints.items()), {}
         # A terminal event is the last, and one event holds so many items: a larger flush leaves the end to the next.
         complete = self._complete and not self._pending and len(rows) <= EVENT_ITEMS
@@ -224,11 +231,10 @@ class Recorder:
         return frontier
 
     def _ahead(self) -> int:
-        """How many items may start beside those that have; a lane with a retry starts none, so that a death there has one suspect."""
-        if not self._retrying:
+        """How many items may start beside those that have; slow ones only where a lane is free, so that a death has few suspects."""
+        if self._window > self._lanes:
             return self._window
-        somebody_waits = self._wanted >= self._next_start
-        return max(min(self._window, self._lanes) - len(self._retrying), int(somebody_waits))
+        return max(self._window - self._busy() + self._waiting, min(self._window, self._waiting))
 
     async def _flush(self, flush: Flush) -> bool:
         """Write until it is durable; False when the lease is lost."""

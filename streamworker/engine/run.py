@@ -59,7 +59,7 @@ class Run:
         self._alone = asyncio.Lock()
         self._open: dict[int, OpenItem] = {}
         self._recorder = Recorder(
-            services.pool, grant, hold, self._policy, len(self._lanes), settings.lease_ttl, services.events,
+            services.pool, grant, hold, self._policy, len(self._lanes), self._busy, settings.lease_ttl, services.events,
             services.outages, services.explain_postgres, recorded=self._recorded, again=self._again,
         )  # fmt: skip
         self.failure: str | None = None
@@ -113,11 +113,17 @@ class Run:
                     lane.running = group.create_task(self._serve(lane))
             if self._hold.lost is not None:
                 raise LeaseLost(self._hold.lost)
+            await self._recorder.drain()
+            if self.state.status == "completed":
+                return True
             if self.draining or self.failure is not None:
-                await self._recorder.drain()
                 return False
+            if not self._source.exhausted:
+                continue  # a write in the recording transaction raised after its lane had gone on
             if await self._recorder.complete():
                 return True
+            if self.failure is not None:
+                return False
             await self._source.rewind()  # rows are left over: delayed retries, or rows that came meanwhile
 
     async def _serve(self, lane: Lane) -> None:
@@ -151,6 +157,9 @@ class Run:
         if work.item.position < self._grant.careful_until:
             async with self._alone:
                 return await self._start(lane, work)
+        if self._alone.locked():
+            async with self._alone:
+                pass  # those under suspicion came first, and have ended now
         return await self._start(lane, work)
 
     async def _start(self, lane: Lane, work: Work) -> Work | None:
@@ -258,7 +267,11 @@ class Run:
 
     def _is_last(self, row: ItemRecord) -> bool:
         ended = row.status in TERMINAL and row.write is None
-        return ended and self._source.exhausted and sum(lane.running_item for lane in self._lanes) == 1
+        return ended and self._source.exhausted and self._busy() == 1
+
+    def _busy(self) -> int:
+        """How many lanes have an item in hand."""
+        return sum(lane.running_item for lane in self._lanes)
 
     def _recorded(self, state: BatchState, rows: Sequence[ItemRecord]) -> None:
         told = [item_event(row) for row in rows]

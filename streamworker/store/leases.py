@@ -42,6 +42,11 @@ async def try_lock(connection: Connection, keys: tuple[int, int]) -> bool:
     return bool(await connection.fetchval("SELECT pg_try_advisory_lock($1, $2)", *keys))
 
 
+async def end_when_silent(connection: Connection, seconds: float) -> None:
+    """Have Postgres end this session, and with it its locks, when nothing is asked of it for so long: its process stands still."""
+    await connection.execute("SELECT set_config('idle_session_timeout', $1, false)", str(round(seconds * 1000)))
+
+
 async def lock_to_end_of(connection: Connection, batch_id: UUID, epoch: int) -> tuple[int, int] | None:
     """Lock the batch row in the caller's transaction; returns (revision, frontier), or None when the epoch is no longer ours."""
     row = await connection.fetchrow(query("lock_epoch"), batch_id, epoch)
