@@ -1,0 +1,128 @@
+"""The seeded bugs: one replacement each, and the tests that have to notice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """In `file`, `before` (which stands there once) becomes `after`; at least one of `tests` must fail then."""
+
+    name: str
+    file: str
+    before: str
+    after: str
+    tests: tuple[str, ...]
+
+
+def _engine(name: str) -> str:
+    return f"streamworker/engine/{name}.py"
+
+
+def _query(name: str) -> str:
+    return f"streamworker/store/queries/{name}.sql"
+
+
+MUTANTS = (
+    Mutant(
+        "no fence",
+        _query("record_batch"),
+        "WHERE b.id = $1 AND b.epoch = $2 AND b.revision = $3 AND b.status = 'processing'",
+        "WHERE b.id = $1 AND ($2::bigint, $3::bigint) IS NOT NULL",
+        ("tests/flows/test_fence.py",),
+    ),
+    Mutant(
+        "fence without the row lock",
+        _query("record_batch"),
+        "WHERE b.id = $1 AND b.epoch = $2 AND b.revision = $3 AND b.status = 'processing'",
+        "WHERE b.id = $1 AND EXISTS (SELECT FROM streamworker.batches AS f\n"
+        "    WHERE f.id = $1 AND f.epoch = $2 AND f.revision = $3 AND f.status = 'processing')",
+        ("tests/flows/test_fence.py",),
+    ),
+    Mutant(
+        "acknowledged before the commit",
+        _engine("runner"),
+        "        lost = _Lost()",
+        "        await self._services.consumer.acknowledge([delivery.entry_id])\n        lost = _Lost()",
+        ("tests/flows/test_p05*",),
+    ),
+    Mutant(
+        "attempts in memory",
+        "streamworker/store/batches.py",
+        "if once_only or (died and len(suspects) == 1):",
+        "if len(suspects) < 0:",
+        ("tests/flows/test_p04*",),
+    ),
+    Mutant(
+        "announced before the commit",
+        _engine("recorder"),
+        '                self._step("inside", rows)',
+        '                self._recorded(state, rows)\n                self._step("inside", rows)',
+        ("tests/flows/test_fence.py",),
+    ),
+    Mutant(
+        "heartbeat on the worker's loop",
+        _engine("heartbeat"),
+        "        self._main_loop = asyncio.get_running_loop()\n        self._thread.start()",
+        "        self._main_loop = asyncio.get_running_loop()\n        self._beating = asyncio.create_task(self._beat())\n"
+        "        self._thread = threading.Thread(target=int)\n        self._thread.start()",
+        ("tests/flows/test_p10*",),
+    ),
+    Mutant(
+        "blocked read cancelled",
+        _engine("fetcher"),
+        "await self._consumer.read(self._free(), block)",
+        "await asyncio.wait_for(self._consumer.read(self._free(), 2.0), block)",
+        ("tests/flows/test_fence.py",),
+    ),
+    Mutant(
+        "consumer deleted at exit",
+        _engine("worker"),
+        "        await waiting_room.give_away(services.consumer)",
+        "        await services.redis.xgroup_delconsumer(self._settings.stream, self._settings.group, self._settings.consumer)",
+        ("tests/flows/test_fence.py",),
+    ),
+    Mutant(
+        "lost reply taken for a failure",
+        _engine("recorder"),
+        "            found = await self._read_back(flush)\n",
+        "            self._hold.lose('the commit failed')\n            found = None\n",
+        ("tests/flows/test_p12*",),
+    ),
+    Mutant(
+        "bare XCLAIM renewal",
+        "streamworker/broker/scripts/renew.lua",
+        "if pending[1] and pending[1][2] == ARGV[2] then",
+        "if true then",
+        ("tests/flows/test_consumer.py",),
+    ),
+    Mutant(
+        "reclaimed from 0-0 each time",
+        "streamworker/broker/consumer.py",
+        "        self._cursor = reply[0]\n",
+        '        self._cursor = b"0-0"\n',
+        ("tests/flows/test_consumer.py",),
+    ),
+    Mutant(
+        "batches trimmed",
+        "streamworker/broker/consumer.py",
+        'await self._redis.xadd(self._address.stream, {"batch_id": batch_id})',
+        'await self._redis.xadd(self._address.stream, {"batch_id": batch_id}, maxlen=100, approximate=False)',
+        ("tests/flows/test_consumer.py",),
+    ),
+    Mutant(
+        "counters without the rows",
+        "streamworker/store/items.py",
+        "if rows and await _write_items(connection, fence.batch_id, rows) != len(rows):",
+        "if rows and await _write_items(connection, fence.batch_id, rows) < 0:",
+        ("tests/flows/test_fence.py",),
+    ),
+    Mutant(
+        "a death is no attempt when several are in flight, ever",
+        "streamworker/store/batches.py",
+        '            careful_until = max(careful_until, suspects[-1]["position"] + 1)',
+        "            careful_until = 0",
+        ("tests/flows/test_p04*",),
+    ),
+)
