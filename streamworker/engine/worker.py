@@ -225,8 +225,8 @@ class Worker:
         runner.drain()
         await fetching.stop()
         await self._drain(runner, fetcher)
-        for loop in (waiting, reconciling):
-            await loop.stop()
+        ending = [asyncio.create_task(loop.stop()) for loop in (waiting, reconciling)]
+        await asyncio.wait(ending, timeout=PUBLISH_PATIENCE)  # a step may hang on a server that does not answer
         await waiting_room.give_away(services.consumer)
         await reconciler.close()
         await services.announcer.stop(PUBLISH_PATIENCE)

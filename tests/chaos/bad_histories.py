@@ -411,6 +411,16 @@ def an_open_batch_is_deleted_from_the_stream(story: Story) -> Story:
     return story
 
 
+@fires("C9")
+def a_worker_trims_the_stream(story: Story) -> None:
+    story.redis("w0", ["XADD", STREAM, "MAXLEN", "~", "1000", "*", "batch_id", "b"], "1-0")
+
+
+@fires("C9")
+def a_worker_deletes_its_consumer_with_what_is_pending(story: Story) -> None:
+    story.redis("w0", ["XGROUP", "DELCONSUMER", STREAM, GROUP, "w0"], 2)
+
+
 # --- C10 --------------------------------------------------------------------------------------------------------------------
 
 

@@ -77,6 +77,7 @@ def acknowledged(history: History) -> Iterator[str]:
         fields.get("source_id", ""): command.answered for command, fields in reversed(history.dead) if command.done
     }  # the first counts
     announced = _announced(history)
+    yield from _reckless(history, stream)
     settled: set[str] = set()
     complained: set[str] = set()
     for command in history.commands:
@@ -94,6 +95,20 @@ def acknowledged(history: History) -> Iterator[str]:
             entry = command.reply
             if entry not in settled and not history.redis_lost_since(command.asked):
                 yield f"entry {entry} (batch {history.entries.get(entry)}) was neither acknowledged nor dead-lettered"
+
+
+def _reckless(history: History, stream: str) -> Iterator[str]:
+    """Commands of workers that drop entries without acknowledging them."""
+    for command in history.commands:
+        words = [word.upper() for word in command.args[:6]]
+        if command.label not in history.workers or stream not in command.args:
+            continue
+        trims = words[0] in ("XTRIM", "DEL", "UNLINK") or (
+            words[0] == "XADD" and words[1] == stream.upper() and {"MAXLEN", "MINID"} & set(words)
+        )
+        drops = words[:2] in (["XGROUP", "DESTROY"], ["XGROUP", "DELCONSUMER"]) and isinstance(command.reply, int) and command.reply > 0
+        if trims or drops or (words[0] == "XREADGROUP" and "NOACK" in [word.upper() for word in command.args]):
+            yield f"{command.label} sent {' '.join(command.args[:6])}, which drops what nobody has finished"
 
 
 def _announced(history: History) -> dict[str, list[float]]:

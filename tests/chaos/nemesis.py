@@ -6,7 +6,6 @@ import asyncio
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -29,6 +28,34 @@ REPLIES = (
     "^XAUTOCLAIM",
 )
 
+# Each kind with its weight; its method has the same name.
+KINDS: dict[str, int] = {
+    "kill": 6,
+    "term": 3,
+    "stop": 3,
+    "stop in transaction": 3,
+    "redis kill": 2,
+    "redis flush": 2,
+    "redis destroy group": 1,
+    "redis delete consumer": 1,
+    "redis trim": 1,
+    "redis delete stream": 1,
+    "redis failover": 2,
+    "redis pause": 1,
+    "postgres restart": 2,
+    "postgres immediate": 2,
+    "terminate backend": 3,
+    "cut": 3,
+    "cut at byte": 3,
+    "lose reply": 4,
+    "partition": 2,
+    "hold": 3,
+    "slow": 1,
+    "duplicate": 2,
+    "poison": 2,
+    "block": 2,
+}
+
 
 class Nemesis:
     """One fault at a time, each with an end."""
@@ -37,38 +64,13 @@ class Nemesis:
         self.world = world
         self.load = load
         self.chance = chance
-        self.faults: dict[str, tuple[int, Callable[[], Awaitable[bool]]]] = {
-            "kill": (6, self.kill),
-            "term": (3, self.term),
-            "stop": (3, self.stop),
-            "stop in transaction": (3, self.stop_in_transaction),
-            "redis kill": (2, self.redis_kill),
-            "redis flush": (2, self.redis_flush),
-            "redis destroy group": (1, self.redis_destroy_group),
-            "redis delete consumer": (1, self.redis_delete_consumer),
-            "redis trim": (1, self.redis_trim),
-            "redis delete stream": (1, self.redis_delete_stream),
-            "redis failover": (2, self.redis_failover),
-            "redis pause": (1, self.redis_pause),
-            "postgres restart": (2, self.postgres_restart),
-            "postgres immediate": (2, self.postgres_immediate),
-            "terminate backend": (3, self.terminate_backend),
-            "cut": (3, self.cut),
-            "cut at byte": (3, self.cut_at_byte),
-            "lose reply": (4, self.lose_reply),
-            "partition": (2, self.partition),
-            "hold": (3, self.hold),
-            "slow": (1, self.slow),
-            "duplicate": (2, self.duplicate),
-            "poison": (2, self.poison),
-            "block": (2, self.block),
-        }
+        self.kinds = KINDS
 
     async def rage(self, until: float) -> list[str]:
         """Faults with calm between them; each kind once first, in a drawn order, then by weight. Returns the kinds that struck."""
-        first = list(self.faults)
+        first = list(self.kinds)
         self.chance.shuffle(first)
-        kinds, weights = list(self.faults), [weight for weight, _ in self.faults.values()]
+        kinds, weights = list(self.kinds), list(self.kinds.values())
         struck = set()
         while time.monotonic() < until:
             kind = first.pop() if first else self.chance.choices(kinds, weights)[0]
@@ -79,7 +81,8 @@ class Nemesis:
 
     async def strike(self, kind: str) -> bool:
         """One fault of a kind; False if there was nothing to hit."""
-        return await self.faults[kind][1]()
+        done: bool = await getattr(self, kind.replace(" ", "_"))()
+        return done
 
     # --- workers ----------------------------------------------------------------------------------------------------------
 

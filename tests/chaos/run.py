@@ -27,7 +27,7 @@ from tests.chaos import audit
 from tests.chaos.checker import Report, report
 from tests.chaos.load import Load
 from tests.chaos.loading import load as load_history
-from tests.chaos.nemesis import Nemesis
+from tests.chaos.nemesis import KINDS, Nemesis
 from tests.chaos.world import MUTANT, Spawned, Terms, World, wait_until
 
 BATCH = 200  # items of a batch of the kill campaign
@@ -81,7 +81,7 @@ class Campaign:
         busy = asyncio.create_task(self.load.keep_busy(self.plan.batches, until))
         try:
             if self.plan.only:
-                self.nemesis.faults = {kind: self.nemesis.faults[kind] for kind in self.plan.only}
+                self.nemesis.kinds = {kind: KINDS[kind] for kind in self.plan.only}
             await asyncio.sleep(1)
             struck = await self.nemesis.rage(until)
             self.kinds = struck if self.plan.every else []
@@ -231,7 +231,10 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--keep", type=Path, metavar="DIR", help="leave all files there; `python -m tests.chaos.checker DIR` checks them again"
     )
-    return parser.parse_args(arguments)
+    chosen = parser.parse_args(arguments)
+    if unknown := set(chosen.only) - set(KINDS):
+        parser.error(f"--only {', '.join(sorted(unknown))}: expected some of {', '.join(KINDS)}")
+    return chosen
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -97,7 +97,9 @@ def _do(item: Item, context: Context) -> Any:
             raise Permanent("no use in trying again")
         case "retry after":
             raise RetryAfter(terms["seconds"])
-        case "die":
+        case "fail then die" | "fail then hold" if item.attempt == 1:
+            raise ValueError("the first time")
+        case "die" | "fail then die" | "checkpoint and die":
             os._exit(1)
         case "block":
             while not _is_open(item):
@@ -128,7 +130,7 @@ async def work(item: Item, context: Context) -> Any:
         match terms.get("do"):
             case "sleep":
                 await asyncio.sleep(terms["ms"] / 1000)
-            case "hold":
+            case "hold" | "fail then hold" if item.attempt > 1 or terms["do"] == "hold":
                 while not _is_open(item):
                     await asyncio.sleep(TICK)
             case "ignore cancel":
@@ -147,6 +149,8 @@ async def work(item: Item, context: Context) -> Any:
                 raise ValueError("after the checkpoint")
             case "checkpoint":
                 return item.checkpoint
+            case "checkpoint and die":
+                await context.checkpoint({"page": 7})
         return _do(item, context)
 
 

@@ -24,6 +24,7 @@ from tests.servers import wait_for
 
 Value = TypeVar("Value")
 STREAM, GROUP, PROGRESS, DEAD = "batches", "workers", "progress", "batches:dead"
+ENDED = "SELECT FROM streamworker.batches WHERE id = $1 AND finished_at IS NOT NULL"
 OURS = ("STREAMWORKER_", "REDIS_URL", "DATABASE_URL", "PG")
 
 
@@ -103,7 +104,7 @@ class Scene:
         def ended() -> bool:
             if not self.workers or not self.workers[-1].lives:
                 self.begin_worker(**settings)
-            return bool(self.batch(batch_id)["status"] in TERMINAL)
+            return bool(self.database.rows(ENDED, batch_id))
 
         self.wait(ended, seconds, f"the end of batch {batch_id}")
         return self.batch(batch_id)
@@ -151,8 +152,7 @@ class Scene:
 
     def wait_end(self, batch_id: UUID, status: str = "completed", seconds: float = 30.0) -> asyncpg.Record:
         """Wait until the batch has ended, with this status; returns its row."""
-        known = "SELECT FROM streamworker.batches WHERE id = $1 AND finished_at IS NOT NULL"
-        self.wait(lambda: self.database.rows(known, batch_id), seconds, f"the end of batch {batch_id}")
+        self.wait(lambda: self.database.rows(ENDED, batch_id), seconds, f"the end of batch {batch_id}")
         row = self.batch(batch_id)
         assert row["status"] == status, f"{row['status']}: {row['error']}"
         return row
@@ -162,7 +162,9 @@ class Scene:
         try:
             return wait_for(happened, seconds, about)
         except AssertionError as late:
-            rows = self.database.rows("SELECT id, status, processed, total, worker, error FROM streamworker.batches ORDER BY status DESC LIMIT 5")
+            rows = self.database.rows(
+                "SELECT id, status, processed, total, worker, error FROM streamworker.batches ORDER BY status DESC LIMIT 5"
+            )
             seen = [str(part) for part in (late, *rows, *self.log()[-5:], *(worker.tail() for worker in self.workers[-2:]))]
             raise AssertionError("\n".join(seen)) from None
 

@@ -147,12 +147,12 @@ def test_a_job_delivered_while_postgres_is_away_outlives_its_worker(own_postgres
     """Its items are nowhere but in the entry: who ends may pass it on, but not drop it."""
     with Scene(redis_url, own_postgres.database("postgres"), tmp_path) as scene:
         first = scene.start_worker(shutdown_timeout="0s", migrate="1")
-        own_postgres.pause()
+        own_postgres.kill()
         batch_id = scene.job(["a", "b"])
         scene.wait(lambda: scene.pending(), 20, "the job to be delivered")
         first.signal(signal.SIGTERM)
         first.wait_ended(40)
-        own_postgres.resume()
+        own_postgres.start()
         scene.start_worker()
         scene.wait_end(batch_id)
 

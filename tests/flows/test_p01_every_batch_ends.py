@@ -198,7 +198,9 @@ class TestPostgresAway:
         batch_id = scene.job(["a", hold("gate"), "c"])
         scene.wait_start(batch_id, 1)
         own_postgres.kill()
-        scene.wait(lambda: any(line.edge == "end" and line.outcome == "CancelledError" for line in scene.log()), 10, "the run to be given up")
+        scene.wait(
+            lambda: any(line.edge == "end" and line.outcome == "CancelledError" for line in scene.log()), 10, "the run to be given up"
+        )
         own_postgres.start()
         scene.open("gate")
         row = scene.wait_end(batch_id)

@@ -79,7 +79,7 @@ def test_an_owner_that_was_stopped_between_end_and_announcement(audited: Scene) 
 def test_a_worker_stopped_in_the_middle_of_user_code(audited: Scene) -> None:
     scene = audited
     zombie = scene.start_worker(consumer="zombie")
-    batch_id = scene.job(["a", hold("first", attempt=1), "c"])
+    batch_id = scene.job([sleep(30), hold("first", attempt=1), "c"])
     scene.wait_start(batch_id, 1)
     zombie.stop()
     take_over(scene, zombie, batch_id)

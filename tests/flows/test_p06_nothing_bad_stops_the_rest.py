@@ -113,7 +113,10 @@ BAD_ITEMS: dict[str, tuple[bytes, str]] = {
     "no payload": (b'["a", {"key": "b"}]', "items[1].payload: expected any JSON value"),
     "an unknown name": (b'[{"payload": 1, "x": 1}]', "items[0]: expected only payload and key, found 'x'"),
     "a key that is a number": (b'[{"payload": 1, "key": 7}]', "items[0].key: expected a string"),
-    "a key of 513 characters": (b'[{"payload": 1, "key": "%s"}]' % (b"k" * 513), "items[0].key: expected at most 512 characters, found 513"),
+    "a key of 513 characters": (
+        b'[{"payload": 1, "key": "%s"}]' % (b"k" * 513),
+        "items[0].key: expected at most 512 characters, found 513",
+    ),
     "a string of 513 characters": (b'["%s"]' % (b"k" * 513), "items[0]: expected a string of at most 512 characters, found 513"),
     "trailing bytes": (b'["a"] x', "items"),
     "cut short": (b'["a", "b', "items"),
@@ -148,7 +151,9 @@ def test_a_message_of_the_greatest_size_runs_and_one_byte_more_is_dead(shared: S
     assert detail == "expected a message of at most 1,048,576 bytes, found 1,048,577"
 
 
-@pytest.mark.parametrize("name", ["nowhere", "os:system", "a.b:c()", "__main__:x", "this:d", "../../x", "tests.flows.processors:quiet", "x" * 10_000])
+@pytest.mark.parametrize(
+    "name", ["nowhere", "os:system", "a.b:c()", "__main__:x", "this:d", "../../x", "tests.flows.processors:quiet", "x" * 10_000]
+)
 def test_a_processor_that_the_worker_was_not_given(shared: Scene, running: Running, name: str) -> None:
     detail = check_dead(shared, [ID, ITEMS, (b"processor", name.encode())], "unknown_processor")
     assert detail.startswith("processor: expected ")

@@ -15,5 +15,3 @@ from tests.flows.scene import Scene
 @pytest.fixture(scope="module", autouse=True)
 def _worker(module_scene: Scene) -> None:
     module_scene.start_worker()
-
-

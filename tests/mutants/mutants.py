@@ -57,8 +57,8 @@ MUTANTS = (
     Mutant(
         "announced before the commit",
         _engine("recorder"),
-        '                self._step("inside", rows)',
-        '                self._recorded(state, rows)\n                self._step("inside", rows)',
+        '            self._step("inside", rows)',
+        '            self._recorded(state, rows)\n            self._step("inside", rows)',
         ("tests/flows/test_fence.py",),
     ),
     Mutant(
