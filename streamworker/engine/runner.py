@@ -151,12 +151,16 @@ class Runner:
         width = settings.item_concurrency
         claim = Claim(settings.consumer, heartbeat.number, delivery.entry_id, settings.lease_ttl, settings.batch_timeout, width)
         asked_at = time.monotonic()
+        grant: Acquired | Ended | Foreign | Missing = Missing()
 
         async def acquire() -> Acquired | Ended | Foreign | Missing:
-            nonlocal asked_at
-            asked_at = time.monotonic()
+            nonlocal asked_at, grant
             async with self._services.pool.acquire() as connection, connection.transaction():
-                return await batches.acquire(connection, job.batch_id, claim)
+                if isinstance(grant, Acquired) and await batches.is_current(connection, grant.state):
+                    return grant  # the try before was committed, only its reply was lost
+                asked_at = time.monotonic()
+                grant = await batches.acquire(connection, job.batch_id, claim)
+                return grant
 
         self._step(job.batch_id, "acquire", "before")
         grant = await self._persist(acquire)

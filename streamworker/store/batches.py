@@ -250,6 +250,12 @@ async def read_state(connection: Connection, batch_id: UUID) -> BatchState | Non
     return None if row is None else _state(batch_id, row)
 
 
+async def is_current(connection: Connection, state: BatchState) -> bool:
+    """Whether the batch is still exactly as `state` says: the same owner's, and nothing written since."""
+    now = await read_state(connection, state.id)
+    return now is not None and (now.epoch, now.revision, now.status) == (state.epoch, state.revision, state.status)
+
+
 def _state(batch_id: UUID, row: Any) -> BatchState:
     return BatchState(
         batch_id, row["status"], row["total"], row["succeeded"], row["failed"],

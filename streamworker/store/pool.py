@@ -103,6 +103,8 @@ def connect_options(application_name: str, statement_timeout: float, lock_timeou
             "statement_timeout": _milliseconds(statement_timeout),
             "lock_timeout": _milliseconds(lock_timeout),
             "idle_in_transaction_session_timeout": _milliseconds(idle_timeout),
+            # A plan kept from when the tables were small would go through a large batch at every record.
+            "plan_cache_mode": "force_custom_plan",
             "tcp_keepalives_idle": "15",
             "tcp_keepalives_interval": "5",
             "tcp_keepalives_count": "3",

@@ -226,22 +226,24 @@ def _take_over(history: History, fault: Fault, running: Line) -> TakeOver | None
         since = max([fault.began, *own])
     if fault.kind == "stop" and any(fault.ended < line.at <= following.at for line in history.lines_of[fault.target]):
         return None  # it woke up in time
-    spare = _spare(history, fault, following.at)
+    spare = _spare(history, fault, running.batch, following.at)
     return TakeOver(running.batch, fault.kind, fault.began, max(0.0, following.at - since), spare)
 
 
-def _spare(history: History, fault: Fault, until: float) -> bool:
+def _spare(history: History, fault: Fault, batch: str, until: float) -> bool:
     """True if a worker stood idle and ready at the time, and no other fault was in force, nor just over."""
     others = [f for f in history.faults if f is not fault and f.kind not in HARMLESS and (f.planned or f.target != fault.target)]
     if any(f.began <= until and f.ended >= fault.began - RECOVERY and f.target in ("", fault.target) for f in others):
         return False
-    busy = {start.worker for start in history.in_flight(fault.began)}
-    return any(_ready(history, label, fault.began, until, others) for label in history.workers - busy - {fault.target})
+    idle = history.workers - history.owners(fault.began) - {fault.target}
+    return any(_ready(history, label, batch, fault.began, until, others) for label in idle)
 
 
-def _ready(history: History, label: str, at: float, until: float, others: Sequence[Fault]) -> bool:
+def _ready(history: History, label: str, batch: str, at: float, until: float, others: Sequence[Fault]) -> bool:
     if any(f.target == label and f.began <= until and (f.kind in ("kill", "exit") or f.ended >= at) for f in others):
         return False
+    if any(at < claimed < until and other != batch for claimed, other in history.claims_of.get(label, [])):
+        return False  # it took something else meanwhile
     reads = history.reads.get(label, [])
     return bool(reads) and reads[0] <= at
 

@@ -283,9 +283,26 @@ class History:
 
     def row(self, batch: str, at: float) -> Row | None:
         """The batch row as of `at`."""
-        commits = self.commits.get(batch, [])
-        index = bisect.bisect_right([commit.committed for commit in commits], at)
-        return commits[index - 1].after if index else None
+        index = bisect.bisect_right(self._times.get(batch, []), at)
+        return self.commits[batch][index - 1].after if index else None
+
+    @cached_property
+    def _times(self) -> dict[str, list[float]]:
+        return {batch: [commit.committed for commit in commits] for batch, commits in self.commits.items()}
+
+    def owners(self, at: float) -> set[str]:
+        """The workers that held a batch at `at`."""
+        rows = [self.row(batch, at) for batch in self.commits]
+        return {row["worker"] for row in rows if row is not None and row["status"] == "processing" and row["worker"]}
+
+    @cached_property
+    def claims_of(self) -> dict[str, list[tuple[float, str]]]:
+        """When each worker claimed which batch."""
+        found: dict[str, list[tuple[float, str]]] = defaultdict(list)
+        for batch, claims in self.claims.items():
+            for claim in claims:
+                found[claim.worker].append((claim.committed, batch))
+        return found
 
     def final(self, batch: str) -> Row | None:
         """The batch row at the end."""

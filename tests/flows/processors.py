@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -131,14 +131,12 @@ async def work(item: Item, context: Context) -> Any:
             case "sleep":
                 await asyncio.sleep(terms["ms"] / 1000)
             case "hold" | "fail then hold" if item.attempt > 1 or terms["do"] == "hold":
-                while not _is_open(item):
+                while not _is_open(item):  # noqa: ASYNC110 the gate is a file
                     await asyncio.sleep(TICK)
             case "ignore cancel":
                 while not _is_open(item):
-                    try:
+                    with suppress(asyncio.CancelledError):
                         await asyncio.sleep(TICK)
-                    except asyncio.CancelledError:
-                        continue
             case "tell":
                 for number in range(terms["times"]):
                     await context.progress(100 * number / terms["times"], stage="telling", message=f"number {number}")

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
@@ -200,7 +200,7 @@ class Scene:
             if seen.judge(event) is not Verdict.KNOWN:
                 seen.accept(event)
                 kept.append(event)
-        for before, after in zip(kept, kept[1:], strict=False):
+        for before, after in pairwise(kept):
             assert after.processed >= before.processed, (before, after)
             assert after.revision >= before.revision, (before, after)
         return kept

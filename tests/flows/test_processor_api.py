@@ -1,0 +1,1 @@
+"""The processor API of the contract, section 4: every shape, every answer and every error of a processor."""
