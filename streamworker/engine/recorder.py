@@ -7,7 +7,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import asyncpg
 
@@ -41,6 +41,7 @@ class Flush:
     checkpoints: list[tuple[int, str]]
     frontier: int
     complete: bool
+    judged: list[ItemRecord] = field(default_factory=list)  # as last sent to be committed: a write may have raised
 
 
 class Recorder:
@@ -275,6 +276,7 @@ class Recorder:
             if any(row.write is not None for row in rows):
                 await items.lock(connection, fence)
                 rows = self._judge_writes(rows, await items.write_effects(connection, rows))
+            flush.judged = rows
             state = await items.record(
                 connection, fence, rows, flush.checkpoints, flush.frontier, self._lease_ttl, self.state.worker or "", flush.complete
             )
@@ -309,7 +311,7 @@ class Recorder:
         elif now.status == "cancelled":
             self._hold.lose("the batch was cancelled")
         elif now.revision == self.state.revision + 1 and now.status in ("processing", "completed" if flush.complete else "processing"):
-            return now, flush.rows
+            return now, flush.judged
         elif now.revision != self.state.revision or now.status != "processing":
             self._hold.lose(f"the batch is {now.status} at revision {now.revision}")
         return None

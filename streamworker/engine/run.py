@@ -170,6 +170,7 @@ class Run:
         elif not work.marked:
             mark = ItemRecord(item.position, item.key, "processing", work.attempt, seconds=0.0, progressed=False)
             await self._recorder.mark_retry(mark)
+        self._hold.check_deadline()  # a process that was stopped wakes up here before its heartbeat can look
         if self._hold.lost is not None or self._source.closed:
             return None
         context = self._context(work)

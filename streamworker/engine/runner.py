@@ -222,7 +222,10 @@ class Runner:
         if now is not None and now.epoch == state.epoch and now.status in TERMINAL:
             return await self._conclude(now, delivery, [])
         self._services.events.emit(LeaseLostEvent(batch_id=state.id, epoch=state.epoch, reason=hold.lost or reason))
-        if now is None or now.epoch != state.epoch or now.status != "processing":
+        if now is None:  # deleted on purpose: an entry that brought its items must not bring the batch back
+            detail = f"batch_id: expected a batch that is in Postgres, {state.id} was deleted while it ran"
+            return await self._bury(delivery, "batch_not_found", detail)
+        if now.epoch != state.epoch or now.status != "processing":
             return
         if hold.lease is not None and hold.lease.once_only:
             # What was in flight may not start again: no clean release, so that whoever goes on finds and fails it.

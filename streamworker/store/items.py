@@ -85,7 +85,8 @@ async def record(
     )
     if batch is None:
         raise LeaseLost(f"batch {fence.batch_id}: epoch {fence.epoch}, revision {fence.revision} are no longer current")
-    if rows and await _write_items(connection, fence.batch_id, rows) != len(rows):
+    written = await _write_items(connection, fence.batch_id, rows) if rows else 0
+    if written != len(rows) or (complete and batch["total"] != batch["succeeded"] + batch["failed"]):
         batch = await connection.fetchrow(query("correct_counters"), fence.batch_id)
         assert batch is not None
     if checkpoints:

@@ -74,7 +74,7 @@ async def open_pool(
     """
     pool = Pool(
         url,
-        min_size=1,
+        min_size=0,  # else it would try to keep a connection up by itself, with a traceback in the log at each try
         max_size=size,
         max_queries=50_000,
         max_inactive_connection_lifetime=300.0,
@@ -83,7 +83,14 @@ async def open_pool(
         record_class=asyncpg.Record,
         **connect_options(application_name, statement_timeout, lock_timeout, idle_timeout),
     )
-    return await pool
+    await pool
+    try:
+        async with pool.acquire():
+            pass
+    except BaseException:
+        pool.terminate()
+        raise
+    return pool
 
 
 async def open_connection(

@@ -100,20 +100,23 @@ BAD_CHANGES = [
     "UPDATE streamworker.items SET key = repeat('k', 513)",
     "UPDATE streamworker.items SET position = -1",
     "UPDATE streamworker.items SET batch_id = gen_random_uuid()",
+    "UPDATE streamworker.items SET position = 5",
     "INSERT INTO streamworker.items (batch_id, position, key, payload) SELECT batch_id, position, 'x', '1' FROM streamworker.items",
+    "INSERT INTO streamworker.items (batch_id, position, key, payload) SELECT batch_id, 2000000001, 'x', '1' FROM streamworker.items",
 ]
 
 
-@pytest.mark.parametrize("change", BAD_CHANGES)
-def test_the_schema_refuses_impossible_rows(shared: Scene, change: str) -> None:
-    batch_id = shared.job([hold("the constraints")])
+@pytest.mark.parametrize("number", range(len(BAD_CHANGES)), ids=BAD_CHANGES)
+def test_the_schema_refuses_impossible_rows(shared: Scene, number: int) -> None:
+    batch_id = shared.job([hold(f"constraint {number}"), "b"])
     shared.wait_start(batch_id, 0)
-    column = "batch_id" if "items" in change else "id"
+    change = BAD_CHANGES[number]
+    condition = "batch_id = $1 AND position = 1" if "items" in change else "id = $1"
     with pytest.raises(asyncpg.IntegrityConstraintViolationError):
-        shared.database.rows(f"{change} WHERE {column} = $1", batch_id)
-    shared.open("the constraints")
+        shared.database.rows(f"{change} WHERE {condition}", batch_id)
+    shared.open(f"constraint {number}")
     shared.wait_end(batch_id)
-    assert shared.starts(batch_id) == [(0, 1)]
+    assert shared.starts(batch_id) == [(0, 1), (1, 1)]
 
 
 # --- rows that somebody else wrote ------------------------------------------------------------------------------------------
@@ -142,9 +145,9 @@ def test_where_total_and_rows_differ_the_rows_win(shared: Scene, worker: WorkerP
 
 
 def test_gaps_in_the_positions_are_passed_over(shared: Scene) -> None:
-    batch_id = insert(shared, [3, 70_000, 2_147_483_646], total=3)
+    batch_id = insert(shared, [3, 70_000, 2_000_000_000], total=3)
     assert shared.wait_end(batch_id)["succeeded"] == 3
-    assert [position for position, _ in shared.starts(batch_id)] == [3, 70_000, 2_147_483_646]
+    assert [position for position, _ in shared.starts(batch_id)] == [3, 70_000, 2_000_000_000]
 
 
 def test_counters_that_lie_are_counted_again(shared: Scene) -> None:

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.flows.processors import act, hold
+from tests.flows.processors import act, hold, sleep
 from tests.flows.scene import Line, Scene
 from tests.flows.workers import WorkerProcess
 
@@ -32,7 +32,7 @@ def test_the_item_in_flight_ends_and_another_worker_goes_on(scene: Scene, number
     scene.wait_start(batch_id, 1)
     second = scene.start_worker()
     first.signal(number)
-    first.wait_logged("worker stopping")
+    first.wait_logged("worker stops")
     scene.open("gate")
     assert first.wait_ended() == 0
     start = scene.wait_start(batch_id, 2)
@@ -51,7 +51,7 @@ def test_nothing_new_is_started_after_the_signal(scene: Scene) -> None:
     batch_id = scene.job([hold("gate"), "b"])
     scene.wait_start(batch_id, 0)
     worker.terminate()
-    worker.wait_logged("worker stopping")
+    worker.wait_logged("worker stops")
     waiting = scene.job(["c"])
     scene.open("gate")
     assert worker.wait_ended() == 0
@@ -74,7 +74,7 @@ def test_ten_deploys_during_one_batch_cost_no_attempt(scene: Scene) -> None:
         owner = owner_of(scene, line)
         owner.terminate()
         if waits:
-            owner.wait_logged("worker stopping")
+            owner.wait_logged("worker stops")
             scene.open(f"gate-{position}")
         assert owner.wait_ended() == 0
     for position in (5, 6):
@@ -117,11 +117,11 @@ def test_a_retry_that_is_interrupted_is_not_charged_either(scene: Scene) -> None
 
 
 def test_a_second_signal_ends_at_once_as_a_death(scene: Scene) -> None:
-    batch_id = scene.job(["a", hold("gate", attempt=1), "c"])
+    batch_id = scene.job([sleep(30), hold("gate", attempt=1), "c"])
     first = scene.start_worker(shutdown_timeout="60s")
     scene.wait_start(batch_id, 1)
     first.terminate()
-    first.wait_logged("worker stopping")
+    first.wait_logged("worker stops")
     first.terminate()
     assert first.wait_ended(SOON) == 128 + signal.SIGTERM
     scene.start_worker()
@@ -130,7 +130,7 @@ def test_a_second_signal_ends_at_once_as_a_death(scene: Scene) -> None:
 
 
 def test_after_a_kill_another_worker_goes_on_long_before_the_lease_is_over(scene: Scene) -> None:
-    batch_id = scene.job(["a", hold("gate", attempt=1), "c"])
+    batch_id = scene.job([sleep(30), hold("gate", attempt=1), "c"])
     first = scene.start_worker()
     scene.wait_start(batch_id, 1)
     second = scene.start_worker()
@@ -171,7 +171,7 @@ def test_a_worker_holds_no_more_than_it_runs(scene: Scene) -> None:
         scene.wait_end(batch_id)
         assert scene.log(batch_id)[0].pid == second.pid
     first.terminate()
-    first.wait_logged("worker stopping")
+    first.wait_logged("worker stops")
     scene.open("gate")
     assert first.wait_ended() == 0
     assert scene.wait_end(batches[0])["epoch"] in (1, 2)  # 2 where the other worker had only to end it

@@ -58,7 +58,7 @@ CREATE TABLE streamworker.items (
     finished_at timestamptz,
     PRIMARY KEY (batch_id, position),
     CONSTRAINT status_known CHECK (status IN ('pending', 'processing', 'completed', 'failed', 'cancelled')),
-    CONSTRAINT position_not_negative CHECK (position >= 0),
+    CONSTRAINT position_in_range CHECK (position BETWEEN 0 AND 2000000000),  -- the frontier runs ahead of it, and is an int too
     CONSTRAINT attempts_not_negative CHECK (attempts >= 0),
     CONSTRAINT key_length CHECK (char_length(key) <= 512),
     CONSTRAINT terminal_has_end CHECK ((status IN ('completed', 'failed', 'cancelled')) = (finished_at IS NOT NULL))
@@ -78,6 +78,15 @@ BEGIN
         RAISE EXCEPTION 'batch %: id stays, epoch and revision never decrease', OLD.id
             USING ERRCODE = 'integrity_constraint_violation';
     END IF;
+    RETURN NEW;
+END $$;
+
+CREATE TRIGGER batch_frozen BEFORE UPDATE ON streamworker.batches FOR EACH ROW
+    WHEN (OLD.status IN ('completed', 'failed', 'cancelled') OR NEW.id <> OLD.id OR NEW.epoch < OLD.epoch OR NEW.revision < OLD.revision)
+    EXECUTE FUNCTION streamworker.batch_frozen();
+
+CREATE FUNCTION streamworker.lease_bounded() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
     IF NEW.lease_expires_at > clock_timestamp() + interval '1 day' THEN
         RAISE EXCEPTION 'batch %: a lease of more than a day (until %) would never be taken over', NEW.id, NEW.lease_expires_at
             USING ERRCODE = 'integrity_constraint_violation';
@@ -85,11 +94,12 @@ BEGIN
     RETURN NEW;
 END $$;
 
-CREATE TRIGGER batch_frozen BEFORE UPDATE ON streamworker.batches FOR EACH ROW
-    WHEN (OLD.status IN ('completed', 'failed', 'cancelled') OR NEW.id <> OLD.id OR NEW.epoch < OLD.epoch
-          OR NEW.revision < OLD.revision OR NEW.lease_expires_at > OLD.lease_expires_at + interval '1 day'
-          OR (OLD.lease_expires_at IS NULL AND NEW.lease_expires_at IS NOT NULL))
-    EXECUTE FUNCTION streamworker.batch_frozen();
+CREATE TRIGGER lease_inserted BEFORE INSERT ON streamworker.batches FOR EACH ROW
+    WHEN (NEW.lease_expires_at IS NOT NULL)
+    EXECUTE FUNCTION streamworker.lease_bounded();
+CREATE TRIGGER lease_bounded BEFORE UPDATE ON streamworker.batches FOR EACH ROW
+    WHEN (NEW.lease_expires_at > OLD.lease_expires_at + interval '1 day' OR (OLD.lease_expires_at IS NULL AND NEW.lease_expires_at IS NOT NULL))
+    EXECUTE FUNCTION streamworker.lease_bounded();
 
 CREATE FUNCTION streamworker.item_frozen() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -103,6 +113,16 @@ END $$;
 CREATE TRIGGER item_frozen BEFORE UPDATE ON streamworker.items FOR EACH ROW
     WHEN (OLD.status IN ('completed', 'failed', 'cancelled'))
     EXECUTE FUNCTION streamworker.item_frozen();
+
+CREATE FUNCTION streamworker.item_stays() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RAISE EXCEPTION 'item % of batch %: batch_id and position stay', OLD.position, OLD.batch_id
+        USING ERRCODE = 'integrity_constraint_violation';
+END $$;
+
+CREATE TRIGGER item_stays BEFORE UPDATE OF batch_id, position ON streamworker.items FOR EACH ROW
+    WHEN (NEW.batch_id <> OLD.batch_id OR NEW.position <> OLD.position)
+    EXECUTE FUNCTION streamworker.item_stays();
 
 -- Rows of a batch come and go with it: none is added to, or taken from, one that has ended.
 CREATE FUNCTION streamworker.items_of_ended_batch() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

@@ -1,4 +1,4 @@
--- Rows were removed by hand: the rows win.
+-- Rows were removed, added or changed by hand: the rows win.
 UPDATE streamworker.batches AS b
 SET total = c.total, succeeded = c.succeeded, failed = c.failed, processed = c.succeeded + c.failed
 FROM (SELECT count(*)::int AS total, (count(*) FILTER (WHERE i.status = 'completed'))::int AS succeeded,
