@@ -27,6 +27,11 @@ class OpenProcessors:
                 self._open[name] = await OpenProcessor.open(self.registry.load(name), self._isolation)
             return self._open[name]
 
+    @property
+    def are_open(self) -> bool:
+        """Whether every processor that a batch may ask for has been opened."""
+        return len(self._open) == len(self.registry.names)
+
     async def close(self) -> None:
         """Close all; an error in one keeps none of the others open."""
         for name, processor in self._open.items():

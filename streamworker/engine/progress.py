@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,6 +69,7 @@ class Progress:
         self._processed_before = state.succeeded + state.failed
         self._changed: dict[int, LiveItem] = {}
         self._scheduled = False
+        self._lock = threading.Lock()  # plain functions tell from their threads
         self._closed = False
         announcer.register(str(state.id), self.current)
 
@@ -90,22 +92,26 @@ class Progress:
 
     def told(self, item: LiveItem) -> None:
         """An item has something new to tell; what comes within a tenth of a second is told together."""
-        self._changed[item.position] = item
-        if not self._scheduled:
+        with self._lock:
+            self._changed[item.position] = item
+            if self._scheduled:
+                return
             self._scheduled = True
-            self._loop.call_soon_threadsafe(self._publish_live)
+        self._loop.call_soon_threadsafe(self._publish_live)
 
     def ended(self, position: int) -> None:
         """The item is over: what it told last is of no interest any more."""
-        self._changed.pop(position, None)
+        with self._lock:
+            self._changed.pop(position, None)
 
     def _publish_live(self) -> None:
-        if self._closed or not self._changed:
-            self._scheduled = False
+        with self._lock:
+            changed = list(self._changed.values())[:EVENT_ITEMS]
+            for item in changed:
+                del self._changed[item.position]
+            self._scheduled = bool(changed) and not self._closed
+        if not self._scheduled:
             return
-        changed = list(self._changed.values())[:EVENT_ITEMS]
-        for item in changed:
-            self._changed.pop(item.position, None)
         at = self._state.updated_at + timedelta(seconds=time.monotonic() - self._state_at)
         self._announcer.announce_live(event_of(self._state, [item.event() for item in changed], self._eta(), at))
         self._loop.call_later(LIVE_PAUSE, self._publish_live)

@@ -318,6 +318,8 @@ class Recorder:
 
     async def _flush_apart(self, flush: Flush, error: Exception) -> bool:
         """Postgres refuses one of the rows: write them one by one, and the culprit as a failed attempt."""
+        if not flush.rows:
+            raise error  # neither the batch's own row nor a checkpoint can be written differently
         if len(flush.rows) == 1 and not flush.checkpoints:
             row = flush.rows[0]
             if row.result is None and row.write is None:
@@ -329,7 +331,7 @@ class Recorder:
         for row in flush.rows:
             if not await self._flush(Flush([row], [], self.frontier, False)):
                 return False
-        return await self._flush(Flush([], [], flush.frontier, flush.complete))
+        return await self._flush(Flush([], flush.checkpoints, flush.frontier, flush.complete))
 
     def _adopt(self, state: BatchState, flush: Flush, rows: list[ItemRecord]) -> None:
         self.state = state

@@ -148,7 +148,8 @@ class Runner:
     async def _acquire(self, job: Job, delivery: Delivery) -> tuple[Acquired | Ended | Foreign | Missing, float]:
         settings, heartbeat = self._services.settings, self._services.heartbeat
         await heartbeat.ready()
-        width = settings.item_concurrency
+        # While a processor has yet to be opened nothing counts as started: if that kills the worker, no item is to blame.
+        width = settings.item_concurrency if self._processors.are_open else 0
         claim = Claim(settings.consumer, heartbeat.number, delivery.entry_id, settings.lease_ttl, settings.batch_timeout, width)
         asked_at = time.monotonic()
         grant: Acquired | Ended | Foreign | Missing = Missing()

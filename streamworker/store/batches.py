@@ -37,7 +37,10 @@ class BatchState:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Who asks for a batch, and on which terms (seconds). A negative `number` says that no session lock is held."""
+    """Who asks for a batch, and on which terms (seconds). A negative `number` says that no session lock is held.
+
+    `width` items may start without another commit.
+    """
 
     worker: str
     number: int
@@ -109,10 +112,11 @@ async def acquire(connection: Connection, batch_id: UUID, claim: Claim) -> Acqui
     charged, careful_until, deaths = await _settle_suspects(connection, batch_id, row, claim)
     items = await connection.fetchrow(query("count_items"), batch_id)
     assert items is not None
-    if any(item.status == "failed" for item in charged):
-        deaths = 0  # a poisonous item is out of the way: that is progress
+    if charged:
+        deaths = 0  # an attempt is used up: that is progress, and max_attempts bounds it
     if complaint := _hopeless(row, items, deaths, claim):
-        return Ended(await fail(connection, batch_id, complaint), fresh=True)
+        await connection.fetchrow(query("correct_counters"), batch_id)  # an item may have been charged just now
+        return Ended(await fail(connection, batch_id, complaint, claim.worker), fresh=True)
     return await _claim(connection, batch_id, row, items, claim, charged, careful_until, deaths)
 
 
@@ -191,7 +195,7 @@ async def _claim(
     deaths: int,
 ) -> Acquired:
     first_open = items["total"] if items["first_open"] is None else items["first_open"]
-    frontier = first_open + (1 if first_open < careful_until else claim.width)
+    frontier = first_open + (min(1, claim.width) if first_open < careful_until else claim.width)
     claimed = await connection.fetchrow(
         query("claim_batch"), batch_id, claim.worker, claim.number, claim.lease_ttl, claim.entry_id,
         items["total"], items["succeeded"], items["failed"], frontier, careful_until, deaths,
@@ -216,9 +220,12 @@ async def _claim(
     )
 
 
-async def fail(connection: Connection, batch_id: UUID, error: str) -> BatchState:
-    """End an open batch as failed; what did not finish is cancelled. The caller holds the row's lock."""
-    row = await connection.fetchrow(query("fail_batch"), batch_id, error)
+async def fail(connection: Connection, batch_id: UUID, error: str, taken_by: str | None = None) -> BatchState:
+    """End an open batch as failed; what did not finish is cancelled. The caller holds the row's lock.
+
+    `taken_by` is a worker that ends what another one owned: a take-over, with an epoch of its own.
+    """
+    row = await connection.fetchrow(query("fail_batch"), batch_id, error, taken_by)
     assert row is not None
     await connection.execute(query("cancel_open_items"), batch_id)
     fresh = await read_state(connection, batch_id)

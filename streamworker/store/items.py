@@ -85,19 +85,18 @@ async def record(
     )
     if batch is None:
         raise LeaseLost(f"batch {fence.batch_id}: epoch {fence.epoch}, revision {fence.revision} are no longer current")
-    written = await _write_items(connection, fence.batch_id, rows) if rows else 0
-    if written != len(rows) or (complete and batch["total"] != batch["succeeded"] + batch["failed"]):
+    if rows and await _write_items(connection, fence.batch_id, rows) != len(rows):
         batch = await connection.fetchrow(query("correct_counters"), fence.batch_id)
         assert batch is not None
     if checkpoints:
         positions, states = zip(*checkpoints, strict=True)
         await connection.execute(query("record_checkpoints"), fence.batch_id, positions, states)
-    status, updated_at = "processing", batch["updated_at"]
-    if complete and (completed_at := await connection.fetchval(query("complete_batch"), fence.batch_id)) is not None:
-        status, updated_at = "completed", completed_at
+    status = "processing"
+    if complete and (ended := await connection.fetchrow(query("complete_batch"), fence.batch_id)) is not None:
+        batch, status = ended, "completed"
     return BatchState(
         fence.batch_id, status, batch["total"], batch["succeeded"], batch["failed"],
-        fence.revision + 1, fence.epoch, worker, None, updated_at,
+        fence.revision + 1, fence.epoch, worker, None, batch["updated_at"],
     )  # fmt: skip
 
 

@@ -250,6 +250,16 @@ class Model:
         return await work(item, context)
 
 
+class Deadly:
+    """Opening it kills the worker."""
+
+    async def __aenter__(self) -> None:
+        os._exit(3)
+
+    async def process(self, item: Item, context: Context) -> None:
+        """Never called."""
+
+
 class Unstartable:
     """Its model is not there."""
 

@@ -171,7 +171,7 @@ class Scene:
     def log(self, batch_id: UUID | None = None) -> list[Line]:
         """The lines of the item log, of one batch or of all."""
         file = self.folder / "items.log"
-        found = [Line(**json.loads(line)) for line in file.read_text().splitlines()] if file.exists() else []
+        found = [Line(**json.loads(line)) for line in file.read_text().rpartition("\n")[0].splitlines()] if file.exists() else []
         return [line for line in found if batch_id is None or line.batch == str(batch_id)]
 
     def starts(self, batch_id: UUID) -> list[tuple[int, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -192,10 +193,11 @@ class Held:
         self.scene.database.rows(change, self.id)
 
     def go_on(self) -> asyncpg.Record:
-        """Open the gate; returns the batch when it is completed, and another one after it."""
+        """Open the gate; returns the batch when it is completed and told, and another one after it."""
         self.scene.open(self.gate)
         row = self.scene.wait_end(self.id)
-        self.scene.wait_announced(self.id)
+        last = self.scene.wait(lambda: [event for event in self.scene.events(self.id) if event.status == "completed"], 10, "its end")[-1]
+        assert (last.revision, last.total, last.processed) == (row["revision"], row["total"], row["processed"])
         self.scene.wait_end(self.scene.job(["the next"]))
         return row
 
@@ -275,20 +277,62 @@ def test_the_batch_is_changed_while_it_runs(shared: Scene, change: str) -> None:
     assert max(shared.attempts(held.id)) <= 2
 
 
-# --- a role that may not ------------------------------------------------------------------------------------------------------
+# --- a database that is not as it should be ---------------------------------------------------------------------------------------
+
+POOR = "streamworker_poor"
+RIGHTS = ["SELECT, INSERT, UPDATE ON streamworker.batches", "SELECT, INSERT, UPDATE ON streamworker.items", "SELECT ON streamworker.migrations"]
 
 
-class TestMissingRights:
-    """The worker tells once what it lacks, waits, and goes on as soon as it is granted."""
+@pytest.fixture
+def poor_url(own_redis_scene: Scene) -> Iterator[str]:
+    """The URL of the scene's database for a role that may do nothing but connect."""
+    database = own_redis_scene.database
+    database.rows(f"CREATE ROLE {POOR} LOGIN")
+    yield own_redis_scene.database_url.replace("postgres@", f"{POOR}@")
+    for worker in own_redis_scene.workers:
+        assert worker.end() == 0, worker.tail()
+    database.rows(f"DROP OWNED BY {POOR}")
+    database.rows(f"DROP ROLE {POOR}")
 
-    @pytest.fixture
-    def poor(self, own_redis_scene: Scene) -> Scene:
-        scene, role = own_redis_scene, "streamworker_poor"
-        self.grant(scene, f"DROP ROLE IF EXISTS {role}", f"CREATE ROLE {role} LOGIN")
-        poor = Scene(scene.redis_url, scene.database_url.replace("postgres@", f"{role}@"), scene.folder)
-        return poor
 
-    @staticmethod
-    def grant(scene: Scene, *statements: str) -> None:
-        for statement in statements:
-            scene.database.rows(statement)
+def outages(worker: WorkerProcess) -> list[str]:
+    return [line["error"] for line in worker.lines() if line["message"] == "server away, trying again"]
+
+
+@pytest.mark.parametrize("missing", range(-1, 3), ids=["USAGE ON SCHEMA streamworker", *RIGHTS])
+def test_a_missing_right_is_one_line_and_no_crash(own_redis_scene: Scene, poor_url: str, missing: int) -> None:
+    scene = own_redis_scene
+    grants = ["USAGE ON SCHEMA streamworker", *RIGHTS]
+    withheld = grants.pop(missing + 1)
+    for grant in grants:
+        scene.database.rows(f"GRANT {grant} TO {POOR}")
+    batch_id = scene.job(["a"])
+    worker = scene.begin_worker(database_url=poor_url, migrate="1")
+    worker.wait_logged("permission denied for")
+    worker.wait_logged(withheld.split("streamworker")[1].strip(".") or "schema streamworker")
+    assert worker.lives
+    scene.database.rows(f"GRANT {withheld} TO {POOR}")
+    scene.wait_end(batch_id)
+    assert scene.starts(batch_id) == [(0, 1)]
+    assert len(outages(worker)) == 1, outages(worker)
+
+
+def test_a_missing_function_is_one_line_and_no_crash(own_redis_scene: Scene) -> None:
+    scene = own_redis_scene
+    worker = scene.start_worker()
+    scene.database.rows("ALTER FUNCTION streamworker.submit RENAME TO gone")
+    batch_id = scene.job(["a"])
+    worker.wait_logged("function streamworker.submit(jsonb, uuid, text, jsonb, integer, integer) does not exist")
+    scene.database.rows("ALTER FUNCTION streamworker.gone RENAME TO submit")
+    scene.wait_end(batch_id)
+    assert len(outages(worker)) == 1, outages(worker)
+
+
+@pytest.mark.parametrize("migrate", ["0", "1"])
+def test_a_schema_newer_than_the_program_ends_the_worker(own_redis_scene: Scene, migrate: str) -> None:
+    scene = own_redis_scene
+    scene.database.rows("INSERT INTO streamworker.migrations (version, name, checksum) VALUES (9999, '9999_future.sql', 'x')")
+    worker = scene.begin_worker(migrate=migrate)
+    assert worker.wait_ended() == 2
+    (line,) = worker.text().splitlines()
+    assert line.startswith("streamworker: the database is newer than this program: it has migration 9999_future.sql, known is 0")

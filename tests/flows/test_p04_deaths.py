@@ -104,11 +104,18 @@ class TestDeaths:
         assert starts_at(scene, batch_id, 1) == [1, 2]
         assert scene.attempts(batch_id) == [1, 2, 1]
 
-    def test_deaths_that_lead_nowhere_end_the_batch(self, scene: Scene) -> None:
-        batch_id = scene.job([act("die"), "b"], max_attempts=100)
+    def test_who_allows_many_attempts_gets_them(self, scene: Scene) -> None:
+        batch_id = scene.job([act("die"), "b"], max_attempts=8)
         row = scene.relay(batch_id)
+        assert (row["status"], row["succeeded"], row["failed"]) == ("completed", 1, 1)
+        assert len(starts_at(scene, batch_id, 0)) == 8
+
+    def test_deaths_that_no_item_is_to_blame_for_end_the_batch(self, scene: Scene) -> None:
+        batch_id = scene.job(["a", "b"])
+        row = scene.relay(batch_id, processor="tests.flows.processors:Deadly")
         assert (row["status"], row["error"]) == ("failed", "no progress after 5 worker deaths")
-        assert len(starts_at(scene, batch_id, 0)) == 6
+        assert scene.statuses(batch_id) == ["cancelled", "cancelled"]
+        assert scene.starts(batch_id) == []
 
 
 class TestOnceOnly:

@@ -11,7 +11,7 @@ import pytest
 from streamworker.client import Client
 from streamworker.messages import TERMINAL, ProgressEvent
 from tests.flows.processors import act, hold, sleep
-from tests.flows.scene import Scene
+from tests.flows.scene import PROGRESS, Scene
 from tests.servers import RedisServer
 
 
@@ -63,17 +63,18 @@ def test_an_undisturbed_reader_sees_every_revision(scene: Scene) -> None:
 
 
 def test_across_kills_and_take_overs(scene: Scene) -> None:
-    batch_id = scene.submit([sleep(15)] * 60)
+    batch_id = scene.submit([sleep(15), hold("first", attempt=1), *[sleep(15)] * 20, hold("second", attempt=1), *[sleep(15)] * 20])
     scene.start_worker()
     scene.start_worker()
-    reader = Reader(scene, batch_id)
-    for position in (5, 25):
+    readers = []
+    for position in (1, 22):
+        readers.append(Reader(scene, batch_id))
         line = scene.wait_start(batch_id, position)
         next(worker for worker in scene.workers if worker.pid == line.pid).kill()
-        scene.start_worker()
-        Reader(scene, batch_id)
+    scene.start_worker()
     scene.wait_end(batch_id)
-    assert reader.check()[-1].epoch == 3
+    for reader in readers:
+        assert reader.check()[-1].epoch == 3
     scene.wait_announced(batch_id)
 
 
@@ -133,13 +134,17 @@ def test_what_was_missed_while_redis_was_away_comes_as_a_snapshot(own_redis_scen
     scene.wait_announced(batch_id)
 
 
-def test_a_stream_that_keeps_next_to_nothing(scene: Scene) -> None:
-    scene.start_worker(progress_maxlen="1")
+def test_across_a_stream_that_is_cut_short_again_and_again(scene: Scene) -> None:
+    scene.start_worker(progress_maxlen="100")
     batch_id = scene.submit([sleep(2)] * 200)
     readers = [Reader(scene, batch_id) for _ in range(3)]
+    for position in range(20, 200, 20):
+        scene.wait_start(batch_id, position)
+        scene.redis.xtrim(PROGRESS, maxlen=0, approximate=False)
     scene.wait_end(batch_id)
     for reader in readers:
         reader.check()
+    scene.wait_announced(batch_id)
 
 
 @pytest.mark.parametrize("step", ["record:after", "announce:before", "announce:after", "ack:before", "ack:after"])

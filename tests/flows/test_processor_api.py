@@ -1,1 +1,352 @@
 """The processor API of the contract, section 4: every shape, every answer and every error of a processor."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamworker import Context, Item
+from tests.flows.processors import FOLDER, TICK, Model, act, gate_file, logged
+from tests.flows.scene import Scene
+from tests.flows.workers import WorkerProcess
+
+WORK, THREAD = "tests.flows.processors:work", "tests.flows.processors:work_in_thread"
+HERE = __name__
+LIMIT = 2000
+MODES = [("inline", "work"), ("inline", "plain"), ("thread", "work")]  # a plain def runs in a thread of its own in either isolation
+NUL, HALF = "\u2400", "\u241b"  # stand for what a payload cannot hold
+
+
+# --- processors of this file ------------------------------------------------------------------------------------------------
+
+
+class Plain:
+    """Opened like a model, with a plain method."""
+
+    async def __aenter__(self) -> None:
+        self.factor = 2
+
+    async def __aexit__(self, *_: object) -> None:
+        self.factor = 0
+
+    def process(self, item: Item, context: Context) -> Any:
+        """Twice the payload."""
+        return item.payload * self.factor
+
+
+class Callable:
+    """A class whose instances are called."""
+
+    async def __call__(self, item: Item, context: Context) -> Any:
+        """The key."""
+        return item.key
+
+
+INSTANCE = Model()
+
+
+async def speak(item: Item, context: Context) -> Any:
+    """Says what the payload says, and waits."""
+    with logged(item):
+        percent, stage, message = item.payload["say"]
+        await context.progress(percent, stage=stage, message=message and message.replace(NUL, "\0").replace(HALF, "\ud800"))
+        while not gate_file(Path(os.environ[FOLDER]), item.payload["gate"]).exists():  # noqa: ASYNC110 the gate is a file
+            await asyncio.sleep(TICK)
+
+
+async def remember(item: Item, context: Context) -> Any:
+    """Stores a checkpoint and dies; with one in hand it returns it."""
+    with logged(item):
+        if item.checkpoint is None:
+            await context.checkpoint({"page": 7, "seen": ["a", None, 0.5]})
+            os.kill(os.getpid(), signal.SIGKILL)
+        return item.checkpoint
+
+
+def remember_in_thread(item: Item, context: Context) -> Any:
+    """As `remember`."""
+    with logged(item):
+        if item.checkpoint is None:
+            context.checkpoint({"page": 7, "seen": ["a", None, 0.5]})
+            os.kill(os.getpid(), signal.SIGKILL)
+        return item.checkpoint
+
+
+async def bad_checkpoint(item: Item, context: Context) -> Any:
+    """Stores what cannot be stored."""
+    await context.checkpoint({"score": float("nan")})
+
+
+# --- with workers of their own ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("isolation", ["inline", "thread"])
+@pytest.mark.parametrize("attribute", ["tests.flows.processors:Model", f"{HERE}:INSTANCE"])
+def test_a_class_is_opened_once_and_closed_at_the_end(scene: Scene, attribute: str, isolation: str) -> None:
+    worker = scene.start_worker(processor=attribute, isolation=isolation, batch_concurrency="2", item_concurrency="2")
+    for batch_id in [scene.job(["a", "b", "c"]) for _ in range(3)]:
+        scene.wait_end(batch_id)
+    assert worker.end() == 0
+    edges = [line.edge for line in scene.log()]
+    assert (edges.count("opened"), edges.count("closed"), edges.count("start")) == (1, 1, 9)
+    assert (edges[0], edges[-1]) == ("opened", "closed")
+
+
+@pytest.mark.parametrize("name", ["remember", "remember_in_thread"])
+@pytest.mark.parametrize("isolation", ["inline", "thread"])
+def test_a_checkpoint_outlives_its_worker(scene: Scene, name: str, isolation: str) -> None:
+    batch_id = scene.job(["a"])
+    row = scene.relay(batch_id, processor=f"{HERE}:{name}", isolation=isolation)
+    assert row["succeeded"] == 1
+    (item,) = scene.items(batch_id)
+    assert item["result"] == {"page": 7, "seen": ["a", None, 0.5]}
+    assert scene.starts(batch_id) == [(0, 1), (0, 2)]
+
+
+def test_the_delay_of_all_retries(scene: Scene) -> None:
+    scene.start_worker(retry_delay="600ms")
+    batch_id = scene.job([act("fail", times=1), "b", act("retry after", seconds=0, times=1), "d"])
+    assert scene.wait_end(batch_id)["succeeded"] == 4
+    assert scene.starts(batch_id) == [(0, 1), (1, 1), (2, 1), (2, 2), (3, 1), (0, 2)], "RetryAfter(0) does not wait"
+    first, second = [line.at for line in scene.log(batch_id) if (line.edge, line.position) == ("start", 0)]
+    assert second - first >= 0.6
+
+
+REFUSED: dict[str, tuple[str, str]] = {
+    "one argument": ("tests.flows.processors:one_argument", "(item, context), its signature is (item"),
+    "no such module": ("tests.flows.nowhere:work", "there is no module 'tests.flows.nowhere'"),
+    "no such attribute": ("tests.flows.processors:nothing", "has no attribute 'nothing'"),
+    "not callable": ("tests.flows.processors:TICK", "got float"),
+    "a name of nothing": ("whatever", "expected module:attribute"),
+    "a missing import": ("broken_import:work", "'nowhere_at_all', which is not installed"),
+    "raises": ("broken_raise:work", "importing broken_raise failed: ZeroDivisionError"),
+    "exits": ("broken_exit:work", "importing broken_exit failed: SystemExit"),
+    "does not parse": ("broken_syntax:work", "importing broken_syntax failed: SyntaxError"),
+}
+BROKEN = {"import": "import nowhere_at_all", "raise": "1 / 0", "exit": "raise SystemExit(3)", "syntax": "def work(:"}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_is_no_processor_is_refused_at_the_start(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    for name, text in BROKEN.items():
+        (tmp_path / f"broken_{name}.py").write_text(text + "\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    processor, words = REFUSED[kind]
+    worker = scene.begin_worker(processor=processor)
+    assert worker.wait_ended() == 2
+    (line,) = worker.text().splitlines()
+    assert words in line
+    assert processor.partition(":")[0] in line
+
+
+# --- with one worker after another for all the rest -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def workers(module_scene: Scene) -> dict[str, WorkerProcess]:
+    """The worker of the isolation in use; there is never more than one."""
+    module_scene.database.rows("CREATE TABLE public.allowed (position int PRIMARY KEY)")
+    module_scene.database.rows("INSERT INTO public.allowed SELECT generate_series(0, 2)")
+    module_scene.database.rows(
+        "CREATE TABLE public.effects (batch uuid NOT NULL, position int NOT NULL REFERENCES public.allowed DEFERRABLE INITIALLY DEFERRED)"
+    )
+    return {}
+
+
+@pytest.fixture(params=MODES, ids=["inline-async", "inline-plain", "thread-async"])
+def mode(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """An isolation, and the processor to name."""
+    isolation, processor = request.param
+    return isolation, processor
+
+
+@pytest.fixture
+def worker(shared: Scene, workers: dict[str, WorkerProcess], mode: tuple[str, str]) -> WorkerProcess:
+    """A worker of this isolation; one of another isolation ends first."""
+    isolation, _ = mode
+    if isolation not in workers:
+        for other in workers.values():
+            assert other.end() == 0
+        workers.clear()
+        names = ("speak", "bad_checkpoint", "Plain", "Callable")
+        given = [f"work={WORK}", f"plain={THREAD}", *(f"{name}={HERE}:{name}" for name in names)]
+        workers[isolation] = shared.start_worker(processor=",".join(given), isolation=isolation)
+    return workers[isolation]
+
+
+def run(scene: Scene, items: list[Any], processor: str, **fields: Any) -> tuple[Any, list[Any]]:
+    """Run a batch to its end; returns its row and those of its items."""
+    batch_id = scene.job(items, processor=processor, **fields)
+    return scene.wait_end(batch_id), scene.items(batch_id)
+
+
+def test_what_a_processor_sees(shared: Scene, worker: WorkerProcess, mode: tuple[str, str]) -> None:
+    payload = {"do": "look", "pages": [1, 2.5, None, {"ö": "\U0001f600"}]}
+    row, items = run(shared, ["a", {"payload": payload, "key": "the key"}], mode[1], metadata='{"for": ["whom"]}')
+    assert items[1]["result"] == {
+        "id": str(row["id"]), "total": 2, "metadata": {"for": ["whom"]}, "cancelled": False,
+        "key": "the key", "payload": payload, "attempt": 1, "checkpoint": None,
+    }  # fmt: skip
+    (line,) = [line for line in worker.lines() if line.get("message") == "looked at the key" and line.get("batch_id") == str(row["id"])]
+    assert (line["position"], line["attempt"], line["level"]) == (1, 1, "info")
+
+
+@pytest.mark.parametrize(("processor", "result"), [("Plain", "kk"), ("Callable", "k")])
+def test_other_shapes(shared: Scene, worker: WorkerProcess, mode: tuple[str, str], processor: str, result: str) -> None:
+    _, items = run(shared, ["k"], processor)
+    assert items[0]["result"] == result
+
+
+def test_progress_is_told_at_most_ten_times_a_second(shared: Scene, worker: WorkerProcess, mode: tuple[str, str]) -> None:
+    row, items = run(shared, [act("tell", times=50_000)], mode[1])
+    assert items[0]["status"] == "completed"
+    began, ended = (line.at for line in shared.log(row["id"]))
+    shared.wait_announced(row["id"])
+    told = [item for event in shared.events(row["id"]) for item in event.items if item.stage == "telling"]
+    assert len(told) <= 10 * (ended - began) + 2
+    assert all((item.message or "").startswith("number ") and item.percent is not None and 0 <= item.percent < 100 for item in told)
+
+
+SAID: dict[str, tuple[list[Any], tuple[Any, ...]]] = {
+    "too much": ([250, "s", "m"], (100.0, "s", "m")),
+    "too little": ([-3, "s", "m"], (0.0, "s", "m")),
+    "not a number": (["nan", "s", "m"], (None, "s", "m")),
+    "only a stage": ([None, "s", None], (None, "s", None)),
+    "long": ([1, "s" * 10_000, "m" * 10_000], (1.0, "s" * 500, "m" * 500)),
+    "what Postgres cannot hold": ([1, "s", f"a{NUL}b{HALF}c"], (1.0, "s", "a\ufffdb\ufffdc")),
+    "unicode": ([33.333, "größe", "\U0001f600 <b>"], (33.33, "größe", "\U0001f600 <b>")),
+}
+
+
+@pytest.mark.parametrize("kind", SAID)
+def test_what_progress_tells(shared: Scene, worker: WorkerProcess, mode: tuple[str, str], kind: str) -> None:
+    say, expected = SAID[kind]
+    gate = f"{kind} {mode}"
+    batch_id = shared.job([act("speak", say=say, gate=gate)], processor="speak")
+
+    def told() -> list[Any]:
+        return [item for event in shared.events(batch_id) for item in event.items if item.stage is not None]
+
+    found = shared.wait(told, 10, "the live event")[-1]
+    assert (found.percent, found.stage, found.message) == expected
+    assert (found.position, found.status, found.attempt) == (0, "processing", 1)
+    shared.open(gate)
+    shared.wait_end(batch_id)
+
+
+def test_a_checkpoint_comes_back_on_the_next_attempt(shared: Scene, worker: WorkerProcess, mode: tuple[str, str]) -> None:
+    _, items = run(shared, ["a", act("checkpoint"), "c"], mode[1])
+    assert (items[1]["result"], items[1]["checkpoint"], items[1]["attempts"]) == ({"page": 7}, {"page": 7}, 2)
+
+
+def test_a_checkpoint_that_cannot_be_stored(shared: Scene, worker: WorkerProcess, mode: tuple[str, str]) -> None:
+    _, items = run(shared, ["a"], "bad_checkpoint")
+    assert (items[0]["status"], items[0]["checkpoint"]) == ("failed", None)
+    assert "$.score: nan is not JSON" in items[0]["error"]
+
+
+# --- effects ------------------------------------------------------------------------------------------------------------------
+
+EFFECTS = "SELECT position FROM public.effects WHERE batch = $1 ORDER BY 1"
+
+
+def test_effects_happen_once_and_those_that_fail_leave_nothing(shared: Scene, worker: WorkerProcess, mode: tuple[str, str]) -> None:
+    row, items = run(shared, [act("effect"), act("effect", bad_writes=1), act("effect", bad_writes=2), "d"], mode[1])
+    assert shared.database.column(EFFECTS, row["id"]) == [0, 1]
+    assert [item["status"] for item in items] == ["completed", "completed", "failed", "completed"]
+    assert [item["attempts"] for item in items] == [1, 2, 2, 1]
+    assert (items[2]["error"], items[2]["result"]) == ("the write fails", None)
+    assert items[0]["result"] == {"position": 0}
+    shared.wait_announced(row["id"])
+
+
+@pytest.mark.parametrize(("bad_writes", "status", "effects"), [(0, "completed", [1]), (1, "completed", [1]), (2, "failed", [])])
+def test_the_effect_of_the_last_item(
+    shared: Scene, worker: WorkerProcess, mode: tuple[str, str], bad_writes: int, status: str, effects: list[int]
+) -> None:
+    row, items = run(shared, ["a", act("effect", bad_writes=bad_writes)], mode[1])
+    assert items[1]["status"] == status
+    assert shared.database.column(EFFECTS, row["id"]) == effects
+    assert (row["succeeded"], row["failed"]) == (1 + len(effects), 1 - len(effects))
+    shared.wait_announced(row["id"])
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_an_effect_that_a_deferred_constraint_refuses(shared: Scene, worker: WorkerProcess, mode: tuple[str, str], last: bool) -> None:
+    row, items = run(shared, [act("effect"), "b", act("effect"), act("effect"), *([] if last else ["e"])], mode[1])
+    assert shared.database.column(EFFECTS, row["id"]) == [0, 2], "3 is not allowed; its neighbours are"
+    assert (items[3]["status"], items[3]["attempts"]) == ("failed", 2)
+    assert "violates foreign key constraint" in items[3]["error"]
+    assert row["failed"] == 1
+    shared.wait_announced(row["id"])
+
+
+# --- retries ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_permanent_and_retry_after(shared: Scene, worker: WorkerProcess, mode: tuple[str, str]) -> None:
+    row, items = run(shared, [act("permanent"), act("retry after", seconds=0.4, times=1), act("retry after", seconds=0.2), "d"], mode[1])
+    assert [item["status"] for item in items] == ["failed", "completed", "failed", "completed"]
+    assert (items[0]["error"], items[2]["error"]) == ("no use in trying again", "retry after 0.2 s")
+    starts = shared.starts(row["id"])
+    assert starts[:4] == [(0, 1), (1, 1), (2, 1), (3, 1)]
+    assert sorted(starts[4:]) == [(1, 2), (2, 2)]
+    for position, seconds in ((1, 0.4), (2, 0.2)):
+        first, second = [line.at for line in shared.log(row["id"]) if (line.edge, line.position) == ("start", position)]
+        assert second - first >= seconds
+
+
+# --- what cannot be stored, and what is raised ------------------------------------------------------------------------------------
+
+UNFIT = {
+    "nan": "$.score: nan is not JSON",
+    "infinity": "$: inf is not JSON",
+    "bytes": "$: bytes is not JSON",
+    "set": "$: set is not JSON",
+    "object": "$: object is not JSON",
+    "cycle": "nested deeper than 64 levels, or contains itself",
+    "deep": "nested deeper than 64 levels",
+    "nul": "$: text with a NUL character",
+    "surrogate": "$[0]: text with half of a surrogate pair",
+    "large": "more than 16,777,216 bytes of JSON",
+    "number key": "a key is int, expected str",
+}
+
+
+@pytest.mark.parametrize("what", UNFIT)
+def test_a_result_that_cannot_be_stored(shared: Scene, worker: WorkerProcess, mode: tuple[str, str], what: str) -> None:
+    row, items = run(shared, ["a", act("return", what=what), "c"], mode[1])
+    assert [item["status"] for item in items] == ["completed", "failed", "completed"]
+    assert items[1]["error"].startswith("result cannot be stored: $")
+    assert UNFIT[what] in items[1]["error"]
+    assert len(items[1]["error"]) < 300
+    assert shared.starts(row["id"]) == [(0, 1), (1, 1), (1, 2), (2, 1)]
+
+
+RAISED = {
+    "system exit": "SystemExit: 3",
+    "keyboard interrupt": "KeyboardInterrupt",
+    "cancelled": "CancelledError",
+    "base": "BaseException: from the very base",
+    "unspeakable": "(its text cannot be shown)",
+    "long": "x" * LIMIT,
+    "nul": "before\ufffdafter",
+    "surrogate": "before\ufffdafter",
+    "empty": "ValueError",
+    "timeout": "not ours",
+    "postgres": "of the processor's own connection",
+}
+
+
+@pytest.mark.parametrize("what", RAISED)
+def test_whatever_is_raised_is_a_failed_attempt(shared: Scene, worker: WorkerProcess, mode: tuple[str, str], what: str) -> None:
+    row, items = run(shared, ["a", act("raise", what=what), act("raise", what=what, times=1), "d"], mode[1])
+    assert [item["status"] for item in items] == ["completed", "failed", "completed", "completed"]
+    assert items[1]["error"] == RAISED[what]
+    assert [item["attempts"] for item in items] == [1, 2, 2, 1]
+    assert (row["epoch"], {line.pid for line in shared.log(row["id"])}) == (1, {worker.pid})
