@@ -17,6 +17,17 @@ from streamworker.store.migrate import migrate
 from tests.servers import REDIS_KINDS, PostgresServer, RedisServer, run_async, run_sql
 
 TEMPLATE = "streamworker_template"
+# Flows in which nothing depends on the kind of Redis: one of them will do.
+ANY_REDIS = {
+    "test_commands",
+    "test_database_rows",
+    "test_migrations",
+    "test_p04_errors",
+    "test_p09_memory",
+    "test_p10_blocking_processors",
+    "test_p11_ended_is_ended",
+    "test_processor_api",
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -36,6 +47,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "redis_kind" in metafunc.fixturenames:
         node = metafunc.definition
         is_flow = node.get_closest_marker("flow") is not None or "flows" in node.path.parts
+        is_flow = is_flow and node.path.stem not in ANY_REDIS
         metafunc.parametrize("redis_kind", _kinds(metafunc.config) if is_flow else ["valkey"], scope="session")
 
 

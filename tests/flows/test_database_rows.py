@@ -27,7 +27,7 @@ BAD_SUBMISSIONS = {
     "submit('[]')": "items: expected at least one element, got an empty array",
     "submit('[1]')": "items[0]: expected a string or an object with payload, got number",
     "submit('[\"a\", null, 1]')": "items[1]: expected a string or an object with payload, got null",
-    "submit('[\"a\", [\"b\"]]')": "items[1]: expected a string or an object with payload, got array",
+    'submit(\'["a", ["b"]]\')': "items[1]: expected a string or an object with payload, got array",
     'submit(\'[{"key": "a"}]\')': "items[0]: expected an object with payload, which is missing",
     'submit(\'["a", {"payload": 1, "x": 1}]\')': "items[1]: expected only payload and key, got also x",
     'submit(\'[{"payload": 1, "key": 7}]\')': "items[0]: key: expected a string, got number",
@@ -55,7 +55,7 @@ def test_a_bad_submission_is_refused_with_a_sentence(shared: Scene, call: str) -
 
 def test_text_that_postgres_cannot_hold_is_refused_by_postgres(shared: Scene) -> None:
     with pytest.raises(asyncpg.UntranslatableCharacterError):
-        shared.database.rows("SELECT streamworker.submit('[{\"payload\": \"\\u0000\"}]')")
+        shared.database.rows('SELECT streamworker.submit(\'[{"payload": "\\u0000"}]\')')
 
 
 def test_the_same_id_twice_is_one_batch(shared: Scene) -> None:
@@ -235,7 +235,9 @@ def test_items_are_added_while_the_batch_runs(shared: Scene) -> None:
 
 def test_an_item_is_ended_by_hand_while_the_batch_runs(shared: Scene) -> None:
     held = Held(shared, "ended by hand")
-    held.change("UPDATE streamworker.items SET status = 'failed', error = 'by hand', finished_at = now() WHERE batch_id = $1 AND position = 1")
+    held.change(
+        "UPDATE streamworker.items SET status = 'failed', error = 'by hand', finished_at = now() WHERE batch_id = $1 AND position = 1"
+    )
     row = held.go_on()
     assert (row["total"], row["succeeded"], row["failed"]) == (4, 3, 1)
     assert shared.items(held.id)[1]["error"] == "by hand"
@@ -280,7 +282,11 @@ def test_the_batch_is_changed_while_it_runs(shared: Scene, change: str) -> None:
 # --- a database that is not as it should be ---------------------------------------------------------------------------------------
 
 POOR = "streamworker_poor"
-RIGHTS = ["SELECT, INSERT, UPDATE ON streamworker.batches", "SELECT, INSERT, UPDATE ON streamworker.items", "SELECT ON streamworker.migrations"]
+RIGHTS = [
+    "SELECT, INSERT, UPDATE ON streamworker.batches",
+    "SELECT, INSERT, UPDATE ON streamworker.items",
+    "SELECT ON streamworker.migrations",
+]
 
 
 @pytest.fixture
@@ -322,7 +328,7 @@ def test_a_missing_function_is_one_line_and_no_crash(own_redis_scene: Scene) -> 
     worker = scene.start_worker()
     scene.database.rows("ALTER FUNCTION streamworker.submit RENAME TO gone")
     batch_id = scene.job(["a"])
-    worker.wait_logged("function streamworker.submit(jsonb, uuid, text, jsonb, integer, integer) does not exist")
+    worker.wait_logged("function streamworker.submit(")
     scene.database.rows("ALTER FUNCTION streamworker.gone RENAME TO submit")
     scene.wait_end(batch_id)
     assert len(outages(worker)) == 1, outages(worker)

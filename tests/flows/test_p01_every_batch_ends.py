@@ -89,6 +89,16 @@ def test_two_workers_share_what_was_lost(scene: Scene) -> None:
         check_ran_once(scene, batch_id, 10)
 
 
+def test_more_batches_than_the_reconciler_looks_at_in_one_go(scene: Scene) -> None:
+    batches = [scene.submit(["a"]) for _ in range(1200)]
+    open_ones = "SELECT count(*) FROM streamworker.batches WHERE finished_at IS NULL"
+    scene.start_worker(processor="tests.flows.processors:quiet", batch_concurrency="10")
+    scene.wait(lambda: scene.database.value(open_ones) < 1000, 30, "some ends")
+    scene.redis.flushall()
+    scene.wait(lambda: scene.database.value(open_ones) == 0, 60, "all ends")
+    assert scene.database.value("SELECT count(*) FROM streamworker.batches WHERE succeeded = 1") == len(batches)
+
+
 def test_a_key_of_another_type_is_waited_out(scene: Scene) -> None:
     worker = scene.start_worker()
     scene.redis.delete(STREAM)
@@ -207,6 +217,21 @@ class TestPostgresAway:
         assert (row["succeeded"], scene.attempts(batch_id)) == (3, [1, 1, 1]), "giving up is no attempt"
         scene.wait_announced(batch_id)
         assert worker.lives
+
+    def test_it_hangs_for_longer_than_the_lease(self, own_postgres_scene: Scene, own_postgres: PostgresServer) -> None:
+        scene = own_postgres_scene
+        scene.start_worker(lease_ttl="2s")
+        batch_id = scene.job([sleep(30), hold("gate"), "c"])
+        scene.wait_start(batch_id, 1)
+        own_postgres.pause()
+        try:
+            scene.wait(lambda: scene.log()[-1].outcome == "CancelledError", 10, "the run to be given up")
+        finally:
+            own_postgres.resume()
+        scene.open("gate")
+        assert scene.wait_end(batch_id)["succeeded"] == 3
+        assert scene.attempts(batch_id) == [1, 1, 1]
+        scene.wait_announced(batch_id)
 
     def test_sessions_are_cut_one_after_another(self, own_postgres_scene: Scene) -> None:
         scene = own_postgres_scene

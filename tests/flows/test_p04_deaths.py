@@ -1,8 +1,7 @@
-"""P4, deaths and hand-overs: a death counts as an attempt of the item in flight, a hand-over never does."""
+"""P4, deaths: a death counts as an attempt of the item in flight; a poisonous one is failed, and the rest of its batch finishes."""
 
 from __future__ import annotations
 
-import time
 from uuid import UUID
 
 import pytest
@@ -104,6 +103,22 @@ class TestDeaths:
         assert starts_at(scene, batch_id, 1) == [1, 2]
         assert scene.attempts(batch_id) == [1, 2, 1]
 
+    def test_one_poison_too_many_fails_the_batch(self, scene: Scene) -> None:
+        batch_id = scene.job([sleep(30), act("die"), sleep(30), "d"], max_attempts=1, max_failures=0)
+        row = scene.relay(batch_id)
+        assert (row["status"], row["succeeded"], row["failed"]) == ("failed", 1, 1)
+        assert row["error"] == "1 items failed, more than max_failures allows (0)"
+        assert scene.statuses(batch_id) == ["completed", "failed", "cancelled", "cancelled"]
+        scene.wait_announced(batch_id)
+
+    def test_each_of_several_batches_finds_its_own_culprit(self, scene: Scene) -> None:
+        innocent = [scene.job([sleep(30)] * 20) for _ in range(2)]
+        guilty = scene.job([sleep(30), act("die"), sleep(30)])
+        row = scene.relay(guilty, batch_concurrency="3")
+        assert (row["succeeded"], row["failed"]) == (2, 1)
+        for batch_id in innocent:
+            assert scene.relay(batch_id, batch_concurrency="3")["succeeded"] == 20
+
     def test_who_allows_many_attempts_gets_them(self, scene: Scene) -> None:
         batch_id = scene.job([act("die"), "b"], max_attempts=8)
         row = scene.relay(batch_id)
@@ -146,57 +161,3 @@ class TestOnceOnly:
         own_postgres.start()
         assert scene.wait_end(batch_id)["failed"] == 1
         assert scene.starts(batch_id) == [(0, 1), (1, 1), (2, 1)]
-
-
-class TestHandOvers:
-    @pytest.mark.parametrize("grace", ["0s", "10s"])
-    def test_ten_deploys_in_a_row_cost_no_attempt(self, scene: Scene, grace: str) -> None:
-        batch_id = scene.job([sleep(150)] * 12)
-        worker = scene.begin_worker(shutdown_timeout=grace)
-        for deploy in range(10):
-            scene.wait(lambda worker=worker: any(line.pid == worker.pid for line in scene.log()), 20, f"work after deploy {deploy}")
-            worker.terminate()
-            worker = scene.begin_worker(shutdown_timeout=grace)
-        row = scene.wait_end(batch_id)
-        assert (row["succeeded"], row["failed"]) == (12, 0)
-        assert {attempt for _, attempt in scene.starts(batch_id)} == {1}
-        assert scene.attempts(batch_id) == [1] * 12
-
-    def test_an_interrupted_retry_is_the_same_attempt_again(self, scene: Scene) -> None:
-        batch_id = scene.job([act("fail then hold", gate="gate"), "b"])
-        first = scene.start_worker(shutdown_timeout="0s")
-        scene.wait_start(batch_id, 0, attempt=2)
-        assert first.end() == 0
-        assert scene.attempts(batch_id)[0] == 1
-        scene.open("gate")
-        scene.start_worker()
-        scene.wait_end(batch_id)
-        assert starts_at(scene, batch_id, 0) == [1, 2, 2]
-        assert scene.attempts(batch_id) == [2, 1]
-
-    def test_the_second_signal_is_a_death(self, scene: Scene) -> None:
-        batch_id = scene.job([sleep(30), hold("never", attempt=1), "c"])
-        first = scene.start_worker(shutdown_timeout="60s")
-        scene.wait_start(batch_id, 1)
-        first.terminate()
-        first.wait_logged("worker stops")
-        first.terminate()
-        assert first.wait_ended() == 143
-        scene.start_worker()
-        scene.wait_end(batch_id)
-        assert starts_at(scene, batch_id, 1) == [1, 2]
-
-    def test_what_ends_within_the_grace_is_recorded(self, scene: Scene) -> None:
-        batch_id = scene.job(["a", hold("gate"), "c"])
-        first = scene.start_worker(shutdown_timeout="60s")
-        scene.wait_start(batch_id, 1)
-        first.terminate()
-        first.wait_logged("worker stops")
-        assert first.lives
-        scene.open("gate")
-        assert first.wait_ended() == 0
-        assert scene.statuses(batch_id) == ["completed", "completed", "pending"]
-        before = time.monotonic()
-        scene.start_worker()
-        scene.wait_end(batch_id)
-        assert scene.wait_start(batch_id, 2).at > before

@@ -51,6 +51,10 @@ class Wires:
         """Cut the connection instead of delivering the next request that matches, after `skip` others."""
         return self._background.run(self._set(self.proxies[server], self.proxies[server].cut_before, pattern, skip))
 
+    def strike(self, server: Server, pattern: str, act: Callable[[], object]) -> None:
+        """Call `act`, once, when a request that matches comes by: before it is delivered."""
+        self._tap.listen(_Once(server, re.compile(pattern), act))
+
     def clear(self) -> None:
         """Take back all traps that have not struck."""
         for later in self._armed_later:
@@ -77,6 +81,19 @@ class Wires:
             self._armed_later.append(_Later(proxy, trap, skip))
             self._tap.listen(self._armed_later[-1])
         return trap
+
+
+class _Once:
+    """Acts on the first request that matches."""
+
+    def __init__(self, server: Server, pattern: re.Pattern[str], act: Callable[[], object]) -> None:
+        self._server, self._pattern, self._act = server, pattern, act
+        self._done = False
+
+    def __call__(self, record: dict[str, Any]) -> None:
+        if not self._done and (record["server"], record["op"]) == (self._server, "request") and self._pattern.search(text_of(record)):
+            self._done = True
+            self._act()
 
 
 class _Later:
