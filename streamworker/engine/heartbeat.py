@@ -66,6 +66,7 @@ class Heartbeat:
         self.stop_by = float("inf")
         self._calls: dict[int, Call] = {}
         self._renewed_at = 0.0
+        self._heard_at = 0.0  # when Postgres last answered something that was asked (monotonic seconds)
         self._main_loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
@@ -150,22 +151,30 @@ class Heartbeat:
         return explain(error, self._database_url)
 
     async def _renew_entries(self, renewer: Renewer) -> None:
-        entry_ids = [hold.entry_id for hold in list(self._holds.values()) if hold.entry_id is not None]
+        entry_ids = [hold.entry_id for hold in list(self._holds.values()) if hold.entry_id is not None and self._is_of_use(hold)]
         if entry_ids:
             await renewer.renew(entry_ids)  # one that is not ours any more is no loss: the lease decides
 
+    def _is_of_use(self, hold: Hold) -> bool:
+        """Whether we can do something with what we hold; what a worker without Postgres holds looks idle, and others take it."""
+        if hold.lost is not None:
+            return False
+        return hold.lease is not None or time.monotonic() - max(self._heard_at, hold.taken_at) < self._lease_ttl
+
     async def _renew_leases(self) -> None:
         connection = await self._session()
-        held = {hold.lease.batch_id: hold for hold in list(self._holds.values()) if hold.lease is not None and hold.lost is None}
-        if not held:
+        holds = list(self._holds.values())
+        if not holds:
             return
+        held = {hold.lease.batch_id: hold for hold in holds if hold.lease is not None and hold.lost is None}
         asked_at = time.monotonic()
         pairs = [(hold.lease.batch_id, hold.lease.epoch) for hold in held.values() if hold.lease]
-        if asked_at - self._renewed_at >= self._lease_ttl / 4:
+        if pairs and asked_at - self._renewed_at >= self._lease_ttl / 4:
             for batch_id in await leases.renew(connection, pairs, self._lease_ttl, self.number):
                 held[batch_id].extend(asked_at, self._lease_ttl)
             self._renewed_at = asked_at
         known = await leases.check(connection, [batch_id for batch_id, _ in pairs])
+        self._heard_at = asked_at
         for batch_id, hold in held.items():
             _judge(batch_id, hold, known)
 

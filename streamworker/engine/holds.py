@@ -33,6 +33,7 @@ class Hold:
 
     def __init__(self, entry_id: str | None, loop: asyncio.AbstractEventLoop) -> None:
         self.entry_id = entry_id
+        self.taken_at = time.monotonic()
         self.lease: HeldLease | None = None
         self.deadline = float("inf")
         self.lost: str | None = None

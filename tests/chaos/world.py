@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
 import signal
 import sys
@@ -27,9 +26,7 @@ from tests.chaos import audit
 from tests.chaos.history import Fault
 from tests.chaos.processors import LOG
 from tests.chaos.proxy import Proxy, Tap
-from tests.servers import PostgresServer, RedisServer, run_sql
-
-_libc = ctypes.CDLL(None)
+from tests.servers import PostgresServer, RedisServer, die_with_parent, run_sql
 
 ROOT = Path(__file__).parents[2]
 PROCESSORS = "tests.chaos.processors:work,tests.chaos.processors:work_in_thread"
@@ -341,17 +338,13 @@ class World:
         with (self.folder / f"worker-{slot}.log").open("ab") as log:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "streamworker", "run", cwd=ROOT, env=self._environment | own,
-                stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, preexec_fn=_die_with_parent,
+                stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, preexec_fn=die_with_parent,
             )  # fmt: skip
         worker = Spawned(slot, label, process, time.monotonic())
         self.labels.append(label)
         self._groups.add(process.pid)
         self.fleet[slot] = worker
         return worker
-
-
-def _die_with_parent() -> None:
-    _libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: however this run ends, no worker is left
 
 
 def socket_of(server: RedisServer | PostgresServer) -> str:

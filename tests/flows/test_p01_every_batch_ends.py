@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 
 from tests.flows.processors import hold, sleep
 from tests.flows.scene import GROUP, PROGRESS, STREAM, Scene
+from tests.flows.wires import Server, Wires
 from tests.servers import PostgresServer, RedisServer
 
 
@@ -218,21 +219,6 @@ class TestPostgresAway:
         scene.wait_announced(batch_id)
         assert worker.lives
 
-    def test_it_hangs_for_longer_than_the_lease(self, own_postgres_scene: Scene, own_postgres: PostgresServer) -> None:
-        scene = own_postgres_scene
-        scene.start_worker(lease_ttl="2s")
-        batch_id = scene.job([sleep(30), hold("gate"), "c"])
-        scene.wait_start(batch_id, 1)
-        own_postgres.pause()
-        try:
-            scene.wait(lambda: scene.log()[-1].outcome == "CancelledError", 10, "the run to be given up")
-        finally:
-            own_postgres.resume()
-        scene.open("gate")
-        assert scene.wait_end(batch_id)["succeeded"] == 3
-        assert scene.attempts(batch_id) == [1, 1, 1]
-        scene.wait_announced(batch_id)
-
     def test_sessions_are_cut_one_after_another(self, own_postgres_scene: Scene) -> None:
         scene = own_postgres_scene
         scene.start_worker()
@@ -258,6 +244,48 @@ class TestPostgresAway:
             weak_redis.start()
             check_ran_once(scene, batch_id, 3)
             scene.finish()
+
+
+@pytest.mark.parametrize("servers", [["postgres"], ["postgres", "redis"]], ids=["Postgres", "both"])
+def test_silence_for_longer_than_the_lease(scene: Scene, servers: list[Server]) -> None:
+    with Wires(scene) as wires:
+        worker = scene.start_worker(**wires.urls, lease_ttl="2s")
+        batch_id = scene.job([sleep(30), hold("gate"), "c"])
+        scene.wait_start(batch_id, 1)
+        wires.silence(*servers)
+        scene.wait(lambda: scene.log()[-1].outcome == "CancelledError", 15, "the run to be given up")
+        wires.heal()
+        scene.open("gate")
+        assert scene.wait_end(batch_id)["succeeded"] == 3
+        assert scene.attempts(batch_id) == [1, 1, 1], "giving up is no attempt"
+        scene.wait_announced(batch_id)
+        worker.end()
+
+
+def test_who_hears_nothing_from_postgres_leaves_new_work_to_others(scene: Scene) -> None:
+    with Wires(scene) as wires:
+        deaf = scene.start_worker(**wires.urls, lease_ttl="2s", consumer="deaf")
+        wires.silence("postgres")
+        batch_id = scene.job(["a"])
+        scene.wait(lambda: set(scene.pending().values()) == {"deaf"}, 10, "the delivery")
+        scene.start_worker()
+        assert scene.wait_end(batch_id)["worker"] != "deaf"
+        wires.heal()
+        check_ran_once(scene, batch_id, 1)
+        deaf.end()
+
+
+def test_silence_of_redis_holds_no_item_up(scene: Scene) -> None:
+    with Wires(scene) as wires:
+        worker = scene.start_worker(**wires.urls)
+        batch_id = scene.job(["a", hold("gate"), *["c"] * 20])
+        scene.wait_start(batch_id, 1)
+        wires.silence("redis")
+        scene.open("gate")
+        scene.wait_end(batch_id)
+        wires.heal()
+        check_ran_once(scene, batch_id, 22)
+        worker.end()
 
 
 def test_the_progress_stream_may_vanish_at_any_time(scene: Scene) -> None:

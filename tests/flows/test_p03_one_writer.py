@@ -9,6 +9,7 @@ import pytest
 from tests.chaos import audit
 from tests.flows.processors import hold, sleep
 from tests.flows.scene import Scene
+from tests.flows.wires import Server, Wires
 from tests.flows.workers import WorkerProcess
 
 LOST = "batch lost to another worker"
@@ -90,6 +91,27 @@ def test_a_worker_stopped_in_the_middle_of_user_code(audited: Scene) -> None:
     assert scene.batch(batch_id) == row, "the batch changed after its end"
     assert scene.items(batch_id)[1]["result"] == {"position": 1, "attempt": 2}
     assert zombie.lives
+
+
+@pytest.mark.parametrize("servers", [["postgres"], ["postgres", "redis"]], ids=["Postgres", "both"])
+def test_a_worker_that_is_cut_off_is_replaced_and_fenced(audited: Scene, servers: list[Server]) -> None:
+    scene = audited
+    with Wires(scene) as wires:
+        zombie = scene.start_worker(**wires.urls, consumer="zombie")
+        batch_id = scene.job([sleep(30), hold("first", attempt=1), hold("gate", attempt=2), sleep(30)])
+        scene.wait_start(batch_id, 1)
+        scene.start_worker(consumer="heir")
+        wires.silence(*servers)
+        scene.wait(lambda: scene.batch(batch_id)["worker"] == "heir", 15, "the take-over")
+        scene.wait(lambda: any(line.outcome == "CancelledError" for line in scene.log(batch_id)), 15, "the item to be interrupted")
+        scene.open("first")
+        scene.open("gate")
+        assert scene.wait_end(batch_id)["succeeded"] == 4
+        wires.heal()
+        zombie.wait_logged(LOST)
+        assert writers(scene) == ["zombie", "heir"]
+        scene.wait_announced(batch_id)
+        zombie.end()
 
 
 def test_a_zombie_works_on_for_others(audited: Scene) -> None:

@@ -55,6 +55,16 @@ class Wires:
         """Call `act`, once, when a request that matches comes by: before it is delivered."""
         self._tap.listen(_Once(server, re.compile(pattern), act))
 
+    def silence(self, *servers: Server) -> None:
+        """Let nothing pass to or from these servers, and close nothing: as when a cable is pulled."""
+        for server in servers:
+            self._background.loop.call_soon_threadsafe(self.proxies[server].black_hole)
+
+    def heal(self) -> None:
+        """Let everything pass again."""
+        for proxy in self.proxies.values():
+            self._background.loop.call_soon_threadsafe(proxy.heal)
+
     def clear(self) -> None:
         """Take back all traps that have not struck."""
         for later in self._armed_later:

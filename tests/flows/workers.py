@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tests.servers import process_lives, wait_for
+from tests.servers import die_with_parent, process_lives, wait_for
 
 ROOT = Path(__file__).parents[2]
 PLAIN, FAILING = "streamworker", "tests.flows.failing_worker"
@@ -27,7 +27,14 @@ class WorkerProcess:
         line = [sys.executable, "-m", module, "run"]
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                line, cwd=ROOT, env=dict(environment), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+                line,
+                cwd=ROOT,
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                preexec_fn=die_with_parent,
             )
         self.pid = self._process.pid
         self.killed_at = 0.0
