@@ -215,6 +215,8 @@ class Scene:
 
     def pending(self) -> dict[str, str]:
         """The pending entries of the group, and with whom."""
+        if not self.redis.exists(STREAM) or not self.redis.xinfo_groups(STREAM):
+            return {}
         rows = self.redis.xpending_range(STREAM, GROUP, "-", "+", 1000)
         return {row["message_id"].decode(): row["consumer"].decode() for row in rows}
 

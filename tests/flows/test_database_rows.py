@@ -33,7 +33,9 @@ BAD_SUBMISSIONS = {
     'submit(\'[{"payload": 1, "key": 7}]\')': "items[0]: key: expected a string, got number",
     'submit(\'[{"payload": 1, "key": null}]\')': "items[0]: key: expected a string, got null",
     "submit(jsonb_build_array(repeat('k', 513)))": "items[0]: expected a string of at most 512 characters, got 513",
-    "submit(jsonb_build_array('a', jsonb_build_object('payload', 1, 'key', repeat('k', 513))))": "items[1]: key: expected at most 512 characters, got 513",
+    "submit(jsonb_build_array('a', jsonb_build_object('payload', 1, 'key', repeat('k', 513))))": (
+        "items[1]: key: expected at most 512 characters, got 513"
+    ),
     "submit(('[{\"payload\": ' || repeat('[', 65) || repeat(']', 65) || '}]')::jsonb)": "items[0]: payload: nested deeper than 64 levels",
     "submit('[\"a\"]', metadata => '[]')": "metadata: expected a JSON object, got array",
     "submit('[\"a\"]', metadata => NULL)": "metadata: expected a JSON object, got NULL",

@@ -83,6 +83,7 @@ class TestItems:
     def test_any_text_is_a_key_and_only_a_key(self, shared: Scene, key: str) -> None:
         batch_id = run(shared, json.dumps([key, {"payload": 1, "key": key}], ensure_ascii=False))
         assert keys(shared, batch_id) == [key, key]
+        shared.wait_announced(batch_id)
         assert [item.key for event in shared.events(batch_id) for item in event.items if item.status == "completed"] == [key, key]
 
     def test_a_thousand_equal_keys(self, shared: Scene) -> None:
