@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
@@ -55,11 +55,9 @@ class Client:
         Raises ConfigurationError for a bad setting, ConnectionError when Postgres is not reachable, SchemaError before the first migration.
         """
         settings = settings or _load(redis_url, database_url)
-        own_servers = settings.database_url is None
-        async with located(settings) as settings, _open_pool(settings) as pool:
-            async with pool.acquire() as connection:
-                # Nobody else prepares a database that we have started ourselves.
-                await (migrate if own_servers and settings.migrate else check_schema)(connection)  # type: ignore[arg-type]
+        # Nobody else prepares a database that we have started ourselves.
+        prepare = migrate if settings.database_url is None and settings.migrate else check_schema
+        async with located(settings) as settings, _open_pool(settings, prepare) as pool:
             redis = connect(settings.redis_url) if settings.redis_url else None
             try:
                 yield cls(pool, redis, settings)
@@ -246,13 +244,14 @@ async def located(settings: Settings) -> AsyncIterator[Settings]:
 
 
 @asynccontextmanager
-async def _open_pool(settings: Settings) -> AsyncIterator[Pool]:
+async def _open_pool(settings: Settings, prepare: Callable[[Any], Awaitable[object]]) -> AsyncIterator[Pool]:
     assert settings.database_url is not None
-    try:
-        pool = await open_pool(settings.database_url, size=POOL_SIZE, application_name="streamworker client")
-    except POSTGRES_ERRORS as error:
-        raise ConnectionError(explain(error, settings.database_url)) from error
-    try:
+    async with AsyncExitStack() as stack:
+        try:
+            pool = await open_pool(settings.database_url, size=POOL_SIZE, application_name="streamworker client")
+            stack.push_async_callback(pool.close)
+            async with pool.acquire() as connection:
+                await prepare(connection)
+        except POSTGRES_ERRORS as error:
+            raise ConnectionError(explain(error, settings.database_url)) from error
         yield pool
-    finally:
-        await pool.close()
