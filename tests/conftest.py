@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
@@ -49,6 +49,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         is_flow = node.get_closest_marker("flow") is not None or "flows" in node.path.parts
         is_flow = is_flow and node.path.stem not in ANY_REDIS
         metafunc.parametrize("redis_kind", _kinds(metafunc.config) if is_flow else ["valkey"], scope="session")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What a test logged may be no text at all: as it is, it would not pass between the processes of a parallel run."""
+    report = yield
+    report.sections = [(title, text.encode("utf-8", "backslashreplace").decode()) for title, text in report.sections]
+    return report
 
 
 def _kinds(config: pytest.Config) -> list[str]:

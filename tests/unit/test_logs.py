@@ -83,7 +83,7 @@ def test_a_console_line() -> None:
 
 
 @pytest.mark.parametrize("format", ["json", "console"])
-@pytest.mark.parametrize("text", NASTY)
+@pytest.mark.parametrize("text", NASTY, ids=ascii)
 def test_data_stays_on_its_line_and_moves_nothing(format: str, text: str) -> None:
     out = logging_to(format)
     with log_fields(stage=text):
@@ -93,7 +93,7 @@ def test_data_stays_on_its_line_and_moves_nothing(format: str, text: str) -> Non
     assert len(out.lines()) == 2
 
 
-@pytest.mark.parametrize("text", NASTY)
+@pytest.mark.parametrize("text", NASTY, ids=ascii)
 def test_a_traceback_cannot_pass_for_a_line(text: str) -> None:
     out = logging_to("console")
     try:
