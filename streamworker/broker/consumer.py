@@ -39,6 +39,7 @@ class Reclaimed:
 
     deliveries: list[Delivery] = field(default_factory=list)
     deleted: int = 0
+    through: bool = True  # the whole list has been looked through
 
 
 class Consumer:
@@ -89,7 +90,7 @@ class Consumer:
         if gone:
             await self.acknowledge(gone)
         deleted = len(gone) + sum(row is None for row in reply[1]) + (len(reply[2]) if len(reply) > 2 else 0)
-        return Reclaimed([_delivery(entry) for entry in found if entry.fields], deleted)
+        return Reclaimed([_delivery(entry) for entry in found if entry.fields], deleted, self._cursor == b"0-0")
 
     async def pass_on(self, entry_id: str, consumer: str | None = None, idle: float | None = None) -> bool:
         """Hand a pending entry to `consumer` with an idle time (seconds); to nobody in particular: the next to look takes it."""

@@ -14,6 +14,7 @@ from streamworker.broker.consumer import Consumer, Delivery, group_is_gone
 RECLAIM_IDLE = 1.0
 RECLAIM_EVERY = 0.3
 NOTHING_TO_DO = 60.0
+MOST_CALLS = 100
 
 
 class Fetcher:
@@ -75,15 +76,22 @@ class Fetcher:
         if now >= self._reclaim_at:
             # Spread out, so that many workers do not look at the same instant.
             self._reclaim_at = now + RECLAIM_EVERY * (0.75 + random.random() / 2)  # noqa: S311
+            await self._reclaim()
+        if self._free():
+            block = max(0.001, self._reclaim_at - time.monotonic())
+            for delivery in await self._consumer.read(self._free(), block):
+                self._dispatch(delivery)
+
+    async def _reclaim(self) -> None:
+        """Look through the pending list until the slots are full: one call looks at ten entries a slot only."""
+        for _ in range(MOST_CALLS):
             reclaimed = await self._consumer.reclaim(self._free(), RECLAIM_IDLE)
             for delivery in reclaimed.deliveries:
                 self._dispatch(delivery)
             if reclaimed.deleted:
                 self._lost()
-        if self._free():
-            block = max(0.001, self._reclaim_at - time.monotonic())
-            for delivery in await self._consumer.read(self._free(), block):
-                self._dispatch(delivery)
+            if reclaimed.through or not self._free():
+                return
 
     def _free(self) -> int:
         return self._slots - len(self._running)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import faulthandler
 import random
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -19,7 +20,6 @@ from streamworker.broker import connection as broker_connection
 from streamworker.broker.consumer import Address, Renewer, group_is_gone
 from streamworker.engine.holds import Call, HeldLease, Hold
 from streamworker.engine.outages import Outages, Server
-from streamworker.messages import TERMINAL
 from streamworker.store import leases
 from streamworker.store.pool import CONNECTION_ERRORS, explain, open_connection
 
@@ -180,18 +180,26 @@ class Heartbeat:
 
     async def _session(self) -> asyncpg.Connection[asyncpg.Record]:
         if self._connection is None or self._connection.is_closed():
-            self._connection = await open_connection(
-                self._database_url,
-                application_name=f"{self._address.consumer} heartbeat",
-                statement_timeout=self._lease_ttl / 2,
-                lock_timeout=2.0,
-            )
-            self._shared_session = not await leases.lock_session(self._connection, self._key)
+            self._connection = await self._open_session()  # of use only with its lock
             self._renewed_at = 0.0
             if not self._locked.is_set():
                 self._locked.set()
                 self._locked_first.set_result(None)
         return self._connection
+
+    async def _open_session(self) -> asyncpg.Connection[asyncpg.Record]:
+        connection = await open_connection(
+            self._database_url,
+            application_name=f"{self._address.consumer} heartbeat",
+            statement_timeout=self._lease_ttl / 2,
+            lock_timeout=2.0,
+        )
+        try:
+            self._shared_session = not await leases.lock_session(connection, self._key)
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
 
     async def _watch(self) -> None:
         while not self._stop:
@@ -201,13 +209,13 @@ class Heartbeat:
             for call in list(self._calls.values()):
                 if (call.is_overdue(now) or (call.running and now > self.stop_by)) and not call.told:
                     call.told = True
-                    await self._stuck(call, [hold.lease for hold in self._holds.values() if hold.lease and hold.lost is None])
+                    await self._stuck(call, [hold.lease for hold in list(self._holds.values()) if hold.lease and hold.lost is None])
             self._arm_last_resort()
             await asyncio.sleep(WATCH_BEAT)
 
     def _arm_last_resort(self) -> None:
         # A timer of the C library: it fires even while native code holds the interpreter lock and nothing here can run.
-        if self._item_timeout is not None and self._calls:
+        if self._item_timeout is not None and self._calls and sys.stderr is not None:
             faulthandler.dump_traceback_later(self._item_timeout + HARD_GRACE, exit=True)
         else:
             faulthandler.cancel_dump_traceback_later()
@@ -225,5 +233,5 @@ def _judge(batch_id: UUID, hold: Hold, known: dict[UUID, tuple[int, str]]) -> No
         hold.lose("another worker has taken the batch over")
     elif status == "cancelled":
         hold.lose("the batch was cancelled")
-    elif status in TERMINAL or status == "pending":
-        hold.lose(f"the batch is {status}")
+    elif status == "pending":
+        hold.lose(f"the batch is {status}")  # completed or failed under our epoch: that was ourselves

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from streamworker.broker.connection import CONNECTION_ERRORS as REDIS_ERRORS
 from streamworker.engine.attempts import backoff
 from streamworker.engine.outages import Outages, Server
-from streamworker.store.pool import CONNECTION_ERRORS as POSTGRES_ERRORS
+from streamworker.store.pool import OUTAGE_ERRORS
 
 LOG = logging.getLogger("streamworker.engine")
 
@@ -25,7 +25,7 @@ def server_of(error: BaseException) -> Server | None:
             return "postgres"
         case _ if isinstance(error, REDIS_ERRORS):
             return "redis"
-        case _ if isinstance(error, POSTGRES_ERRORS) and not isinstance(error, ValueError):
+        case _ if isinstance(error, OUTAGE_ERRORS):
             return "postgres"
     return None
 

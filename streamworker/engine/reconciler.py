@@ -24,6 +24,7 @@ from streamworker.store.reconciling import (
     Undispatched,
     find_unannounced,
     find_undispatched,
+    find_unregistered,
     mark_announced,
     register_entry,
 )
@@ -84,8 +85,13 @@ class Reconciler:
             self._leading = await try_lock(connection, RECONCILER_LOCK)
             if not self._leading:
                 return EVERY
-        announced = await self._announce_ends(connection)
-        dispatched = await self._dispatch(connection)
+        try:
+            announced = await self._announce_ends(connection)
+            dispatched = await self._dispatch_page(connection, await find_unregistered(connection, PAGE))
+            dispatched += await self._dispatch(connection)
+        except Exception:
+            connection.terminate()  # somebody who reaches both servers shall lead
+            raise
         if announced or dispatched:
             self._events.emit(Reconciled(dispatched=dispatched, announced=announced))
         await self._forget_consumers()

@@ -42,6 +42,7 @@ class Flush:
     frontier: int
     complete: bool
     judged: list[ItemRecord] = field(default_factory=list)  # as last sent to be committed: a write may have raised
+    broken: list[ItemRecord] = field(default_factory=list)  # whose write broke the transaction
 
 
 class Recorder:
@@ -95,6 +96,7 @@ class Recorder:
         self._narrowing = False
         self._complete = False
         self._closing = False
+        self._ended = False
         self._writer: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Recorder:
@@ -185,22 +187,29 @@ class Recorder:
             self._wake.set()
 
     async def _next_flush(self) -> None:
-        if self._hold.lost is not None or (self._writer is not None and self._writer.done()):
+        if self._hold.lost is not None or self._ended:
             raise LeaseLost(self._hold.lost or "the lease is lost")
         self._wake.set()
         await self._flushed.wait()
 
     async def _write(self) -> None:
+        try:
+            await self._write_until_closed()
+        finally:
+            self._ended = True
+            self._tell()  # whatever ended it, nobody may wait for another flush
+
+    async def _write_until_closed(self) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
             if self._hold.lost is not None:
-                return self._tell()
+                return
             while self._has_work():
                 if not await self._flush(self._take()):
-                    return self._tell()
+                    return
             if self._closing:
-                return self._tell()
+                return
 
     def _has_work(self) -> bool:
         return bool(
@@ -245,9 +254,12 @@ class Recorder:
             asked_at = time.monotonic()
             try:
                 state, rows = await self._commit(flush)
+                self._hold.extend(asked_at, self._lease_ttl)
                 break
             except LeaseLost:
                 pass
+            except items.WriteBroke as broken:
+                self._fail_write(flush, broken)
             except REFUSED as error:
                 self._flushing = False
                 return await self._flush_apart(flush, error)
@@ -264,7 +276,6 @@ class Recorder:
         if failures:
             self._outages.back("postgres", self._name)
         self._commit_seconds += (time.monotonic() - asked_at - self._commit_seconds) / 8
-        self._hold.extend(asked_at, self._lease_ttl)
         self._adopt(state, flush, rows)
         return True
 
@@ -275,7 +286,7 @@ class Recorder:
         async with self._pool.acquire() as connection, connection.transaction():
             if any(row.write is not None for row in rows):
                 await items.lock(connection, fence)
-                rows = self._judge_writes(rows, await items.write_effects(connection, rows))
+                rows = self._judge_writes(rows, await items.write_effects(connection, rows, self._lease_ttl / 2))
             flush.judged = rows
             state = await items.record(
                 connection, fence, rows, flush.checkpoints, flush.frontier, self._lease_ttl, self.state.worker or "", flush.complete
@@ -287,6 +298,13 @@ class Recorder:
     def _step(self, moment: str, rows: Sequence[ItemRecord]) -> None:
         if self._events.hooked:
             self._events.step(Step("record", moment, self.state.id, rows[0].position if rows else -1))
+
+    def _fail_write(self, flush: Flush, broken: items.WriteBroke) -> None:
+        """A write that took the transaction down is a failed attempt; its neighbours are written again without it."""
+        row = broken.row
+        failed = settle(row.position, row.key, row.attempts, failure_of(broken.cause), self._policy, row.seconds or 0.0)
+        flush.rows = [failed if other is row else other for other in flush.rows]
+        flush.broken.append(failed)
 
     def _judge_writes(self, rows: list[ItemRecord], failures: list[tuple[ItemRecord, BaseException]]) -> list[ItemRecord]:
         failed = {id(row): error for row, error in failures}
@@ -310,6 +328,8 @@ class Recorder:
             self._hold.lose("another worker has taken the batch over")
         elif now.status == "cancelled":
             self._hold.lose("the batch was cancelled")
+        elif now.worker != self.state.worker:
+            self._hold.lose("the batch was released")  # not our commit, whatever the revision says
         elif now.revision == self.state.revision + 1 and now.status in ("processing", "completed" if flush.complete else "processing"):
             return now, flush.judged
         elif now.revision != self.state.revision or now.status != "processing":
@@ -340,6 +360,8 @@ class Recorder:
         for old, new in zip(flush.rows, rows, strict=True):
             if old is not new:
                 self._again_if_open(new)
+        for row in flush.broken:
+            self._again_if_open(row)
         self._recorded(state, rows)
         self._tell()
 

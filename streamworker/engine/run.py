@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from streamworker.engine.attempts import Policy, backoff, settle
 from streamworker.engine.context import ItemContext
@@ -17,7 +18,7 @@ from streamworker.engine.progress import LiveItem, Progress, item_event
 from streamworker.engine.recorder import NARROW_AFTER, Recorder
 from streamworker.engine.services import Services
 from streamworker.engine.source import ItemSource, Work
-from streamworker.errors import LeaseLost
+from streamworker.errors import ConfigurationError, LeaseLost
 from streamworker.messages import TERMINAL, ItemEvent
 from streamworker.observe.events import ItemFinished, ItemRetried, ItemStarted, Step
 from streamworker.processors.api import BatchInfo, Item
@@ -51,7 +52,7 @@ class Run:
         self._processor = processor
         self._policy = Policy(grant.max_attempts, settings.retry_delay)
         self._grant = grant
-        self._batch = BatchInfo(grant.state.id, grant.state.total, json.loads(grant.metadata))
+        self._batch = BatchInfo(grant.state.id, grant.state.total, _metadata(grant.metadata))
         self._loop = asyncio.get_running_loop()
         self._progress = Progress(services.announcer, grant.state)
         self._source = ItemSource(self._load)
@@ -111,6 +112,8 @@ class Run:
             async with asyncio.TaskGroup() as group:
                 for lane in self._lanes:
                     lane.running = group.create_task(self._serve(lane))
+            if self.state.status == "completed":
+                return True
             if self._hold.lost is not None:
                 raise LeaseLost(self._hold.lost)
             await self._recorder.drain()
@@ -341,3 +344,11 @@ class Run:
 
 def _charged_event(item: ChargedItem) -> ItemEvent:
     return item_event(ItemRecord(item.position, item.key, item.status, item.attempts, error=DIED))
+
+
+def _metadata(text: str) -> dict[str, Any]:
+    try:
+        read: dict[str, Any] = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigurationError(f"the batch's metadata cannot be read: {error}") from None
+    return read

@@ -45,6 +45,7 @@ from streamworker.store.reconciling import mark_announced
 
 LOG = logging.getLogger("streamworker.engine")
 T = TypeVar("T")
+MOST_UNEXPECTED = 3
 # Bytes of a message from which on its decoding would hold up the loop.
 LARGE_MESSAGE = 100_000
 
@@ -71,6 +72,7 @@ class Runner:
         self._processors = processors
         self._waiting_room = waiting_room
         self._current: dict[UUID, Current] = {}
+        self._unexpected: dict[UUID, int] = {}
         self._stopping = False
         self._given_up = asyncio.Event()
 
@@ -186,13 +188,25 @@ class Runner:
             completed = await run.work()
         except ConfigurationError as error:
             return await self._fail(state, clean_text(str(error)), delivery)
+        except (GivenUp, InvalidMessage):
+            raise
         except LeaseLost as error:
             return await self._after_loss(run.state if run else state, hold, str(error), delivery)
+        except Exception as error:
+            return await self._give_up_on(state, error, delivery)
         if completed:
             return await self._conclude(run.state, delivery, run.last_items)
         if run.failure is not None:
             return await self._fail(run.state, run.failure, delivery)
         await self._hand_over(run.state, delivery)
+
+    async def _give_up_on(self, state: BatchState, error: Exception, delivery: Delivery) -> None:
+        """An error that nobody foresaw: tried again a few times, by reclaiming; then the batch fails, rather than never ending."""
+        LOG.exception("batch %s: unexpected error", state.id)
+        self._unexpected[state.id] = self._unexpected.get(state.id, 0) + 1
+        if self._unexpected[state.id] >= MOST_UNEXPECTED:
+            del self._unexpected[state.id]
+            await self._fail(state, clean_text(f"unexpected error: {error!r}"), delivery)
 
     def _begin(self, grant: Acquired, hold: Hold, processor: OpenProcessor) -> Run:
         run = Run(self._services, grant, hold, processor)
@@ -276,6 +290,8 @@ class Runner:
 
     async def _drop_duplicate(self, batch_id: UUID, delivery: Delivery) -> None:
         running = self._current.get(batch_id)
+        if running is not None and running.entry_id != delivery.entry_id and running.run is None:
+            return  # it is not known yet whether that one has a batch: this one is looked at again when it has been idle
         if running is not None and running.entry_id == delivery.entry_id and running.run is not None:
             return  # our own entry once more: it is being worked on
         await self._deliver(lambda: self._services.consumer.acknowledge([delivery.entry_id]))

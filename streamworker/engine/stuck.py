@@ -31,14 +31,15 @@ class Rescue:
 
     async def end(self, call: Call, held: list[HeldLease]) -> None:
         """Charge the attempt that hangs, release every batch, so that nobody else is charged, and end the process."""
+        if not call.running:
+            call.told = False
+            return
         lease = call.hold.lease
         LOG.error("user code of batch %s does not end: the worker is restarted to end it", lease.batch_id if lease else "?")
         with contextlib.suppress(*CONNECTION_ERRORS, LeaseLost):
             async with asyncio.timeout(PATIENCE):
                 await self._settle(call, held)
-        if call.running:
-            self._end_process()
-        call.told = False  # it has ended meanwhile: the next one is watched again
+        self._end_process()  # also if it has ended meanwhile: what was released is ours no longer
 
     async def _settle(self, call: Call, held: list[HeldLease]) -> None:
         connection = await open_connection(self._database_url, application_name=f"{self._worker} rescue", lock_timeout=2.0)

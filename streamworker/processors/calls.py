@@ -202,7 +202,10 @@ class OpenProcessor:
             text = str(error) if isinstance(error, ConfigurationError) else f"{type(error).__name__}: {error}"
             raise ConfigurationError(f"processor {plugin.name!r} could not start: {clean_text(text)}") from error
         call = call_of(target)
-        assert call is not None
+        if call is None:
+            raise ConfigurationError(
+                f"processor {plugin.name!r} could not start: __aenter__ returned {type(target).__name__}, not a processor"
+            )
         return cls(plugin.name, target, call, thread)
 
     async def close(self) -> None:
@@ -242,7 +245,9 @@ class OpenProcessor:
         call_thread = self._idle.pop() if self._idle else CallThread(f"processor-{time.monotonic_ns()}")
         call_thread.submit(lambda: self._call(item, context), done)
         outcome = await self._await_ending(ended, call_thread.interrupt)
-        if ended.done():
+        if isinstance(outcome, Interrupted):
+            call_thread.stop()  # the interruption may arrive late: it must not meet another call
+        elif ended.done():
             self._idle.append(call_thread)
         return outcome
 

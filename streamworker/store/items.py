@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-import asyncpg
+from asyncpg.transaction import Transaction
 
 from streamworker.errors import LeaseLost
 from streamworker.store.batches import BatchState, Connection
@@ -115,8 +116,17 @@ async def _write_items(connection: Connection, batch_id: UUID, rows: Sequence[It
     return int(tag.rpartition(" ")[2])
 
 
-async def write_effects(connection: Connection, rows: Sequence[ItemRecord]) -> list[tuple[ItemRecord, BaseException]]:
-    """Run the `Result.write` of each row in a savepoint of its own; returns those that raised.
+class WriteBroke(Exception):
+    """A `Result.write` took the connection down with it, or did not end: nothing of the transaction can be saved."""
+
+    def __init__(self, row: ItemRecord, cause: BaseException) -> None:
+        super().__init__(str(cause))
+        self.row = row
+        self.cause = cause
+
+
+async def write_effects(connection: Connection, rows: Sequence[ItemRecord], patience: float) -> list[tuple[ItemRecord, BaseException]]:
+    """Run the `Result.write` of each row in a savepoint of its own, for at most `patience` seconds; returns those that raised.
 
     Constraints are made immediate meanwhile, so that one bad write cannot fail the commit of its neighbours.
     """
@@ -127,13 +137,21 @@ async def write_effects(connection: Connection, rows: Sequence[ItemRecord]) -> l
         savepoint = connection.transaction()
         await savepoint.start()
         try:
-            await row.write(connection)
-            await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
-        except Exception as error:
-            if connection.is_closed() or isinstance(error, asyncpg.PostgresConnectionError):
-                raise
-            await savepoint.rollback()
-            failures.append((row, error))
+            async with asyncio.timeout(patience):
+                await row.write(connection)
+                await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        except BaseException as error:  # user code: a CancelledError or a SystemExit of its own is a failed attempt too
+            failures.append((row, await _undo(connection, savepoint, row, error)))
         else:
             await savepoint.commit()
     return failures
+
+
+async def _undo(connection: Connection, savepoint: Transaction, row: ItemRecord, error: BaseException) -> BaseException:
+    if isinstance(error, TimeoutError):
+        error = TimeoutError(f"write: {error or 'it did not end in time'}")
+    try:
+        await savepoint.rollback()
+    except Exception as cause:
+        raise WriteBroke(row, error) from cause
+    return error

@@ -41,6 +41,9 @@ TRANSIENT_ERRORS = (
     asyncpg.PostgresIOError,
 )
 
+# What a worker waits out: the above, and what only somebody with other rights can mend.
+OUTAGE_ERRORS = (*TRANSIENT_ERRORS, asyncpg.SyntaxOrAccessError, asyncpg.InvalidAuthorizationSpecificationError)
+
 
 class Pool(asyncpg.Pool):
     """An asyncpg pool that does not wait for ever, neither to lend a connection nor to close."""

@@ -31,6 +31,12 @@ async def find_undispatched(connection: Connection, after: Undispatched, limit: 
     return [Undispatched(row["id"], row["entry_id"], row["created_at"]) for row in rows]
 
 
+async def find_unregistered(connection: Connection, limit: int) -> list[Undispatched]:
+    """The oldest open batches that were never put on the stream."""
+    rows = await connection.fetch(query("find_unregistered"), limit)
+    return [Undispatched(row["id"], row["entry_id"], row["created_at"]) for row in rows]
+
+
 async def register_entry(connection: Connection, batch_id: UUID, before: str | None, entry_id: str) -> None:
     """Let a new stream entry stand for the batch, unless somebody was faster."""
     await connection.execute(query("register_entry"), batch_id, before, entry_id)

@@ -288,6 +288,30 @@ def test_silence_of_redis_holds_no_item_up(scene: Scene) -> None:
         worker.end()
 
 
+def test_a_batch_that_takes_too_long_is_failed_with_what_it_has(scene: Scene) -> None:
+    worker = scene.start_worker(batch_timeout="1s")
+    batch_id = scene.job(["a", hold("never"), "c"])
+    row = scene.wait_end(batch_id, "failed")
+    assert row["error"] == "the batch's time limit of 1 s passed"
+    assert scene.statuses(batch_id) == ["completed", "cancelled", "cancelled"]
+    scene.wait_announced(batch_id)
+    check_ran_once(scene, scene.job(["next"]), 1)
+    assert worker.lives
+
+
+def test_its_time_goes_on_while_nobody_works_on_it(scene: Scene) -> None:
+    first = scene.start_worker(batch_timeout="1s")
+    batch_id = scene.job(["a", hold("never"), "c"])
+    scene.wait_start(batch_id, 1)
+    first.kill()
+    late = "SELECT clock_timestamp() - started_at > interval '1 second' FROM streamworker.batches WHERE id = $1"
+    scene.wait(lambda: scene.database.value(late, batch_id), 10, "the end of its time")
+    scene.start_worker(batch_timeout="1s")
+    assert scene.wait_end(batch_id, "failed")["error"] == "the batch's time limit of 1 s passed"
+    assert scene.starts(batch_id) == [(0, 1), (1, 1)]
+    scene.wait_announced(batch_id)
+
+
 def test_the_progress_stream_may_vanish_at_any_time(scene: Scene) -> None:
     scene.start_worker()
     batch_id = scene.job([sleep(5)] * 50)

@@ -111,8 +111,9 @@ class TestDeaths:
         assert scene.statuses(batch_id) == ["completed", "failed", "cancelled", "cancelled"]
         scene.wait_announced(batch_id)
 
-    def test_each_of_several_batches_finds_its_own_culprit(self, scene: Scene) -> None:
-        innocent = [scene.job([sleep(30)] * 20) for _ in range(2)]
+    def test_a_culprit_among_several_batches_fails_only_itself(self, scene: Scene) -> None:
+        # Nobody can tell which of the batches in one process killed it: whatever was in flight in each is charged.
+        innocent = [scene.job([sleep(30)] * 20, max_attempts=10) for _ in range(2)]
         guilty = scene.job([sleep(30), act("die"), sleep(30)])
         row = scene.relay(guilty, batch_concurrency="3")
         assert (row["succeeded"], row["failed"]) == (2, 1)

@@ -11,7 +11,7 @@ from tests.flows.scene import Scene
 from tests.flows.wires import Server, Wires
 
 WORDS: dict[str, tuple[Server, str]] = {
-    "renew the lease": ("postgres", "SET lease_expires_at"),
+    "renew the lease": ("postgres", "^-- A row that somebody has locked"),
     "check the lease": ("postgres", "^SELECT b.id, b.epoch, b.status"),
     "renew the entry": ("redis", "^EVALSHA"),
     "look for what nobody works on": ("postgres", "^(-- Open|SELECT b.id, b.entry_id)"),

@@ -19,7 +19,7 @@ FATES = ["lose_reply", "cut_before"]
 STATEMENTS: dict[str, tuple[Server, str]] = {
     "the look at the batch": ("postgres", r"b\.entry_id, b\.frontier, b\.careful_until"),
     "the claim": ("postgres", r"epoch = b\.epoch \+ 1"),
-    "the items": ("postgres", r"i\.payload::text AS payload, i\.attempts - "),
+    "the items": ("postgres", r"SELECT i\.position, i\.key, i\.payload::text AS payload, (greatest|i\.attempts)"),
     "the counters": ("postgres", r"frontier = \$6, deaths"),
     "the rows": ("postgres", r"SET status = r\.status, attempts"),
     "the end": ("postgres", r"SET status = 'completed'"),

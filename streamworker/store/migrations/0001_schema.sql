@@ -40,6 +40,8 @@ CREATE TABLE streamworker.batches (
 
 CREATE INDEX batches_by_creation ON streamworker.batches (created_at DESC, id);
 CREATE INDEX batches_open ON streamworker.batches (created_at, id) WHERE status IN ('pending', 'processing');
+CREATE INDEX batches_unregistered ON streamworker.batches (created_at, id)
+    WHERE status IN ('pending', 'processing') AND entry_id IS NULL AND worker IS NULL;
 CREATE INDEX batches_unannounced ON streamworker.batches (id)
     WHERE status IN ('completed', 'failed', 'cancelled') AND announced_at IS NULL;
 
