@@ -31,7 +31,7 @@ class Announcer:
         self._explain = explain
         self._queue: deque[ProgressEvent] = deque()
         self._ends: dict[int, asyncio.Future[None]] = {}
-        self._current: dict[str, Callable[[], ProgressEvent]] = {}
+        self._current: dict[str, Callable[[], ProgressEvent | None]] = {}
         self._dirty: set[str] = set()
         self._wake = asyncio.Event()
         self._stopping = False
@@ -52,14 +52,20 @@ class Announcer:
         for end in self._ends.values():
             end.cancel()
 
-    def register(self, batch_id: str, current: Callable[[], ProgressEvent]) -> None:
-        """Where to ask for the present state of a batch that runs here."""
+    def register(self, batch_id: str, current: Callable[[], ProgressEvent | None]) -> None:
+        """Where to ask for the present state of a batch that runs here; None once its lease is lost: then nothing more is told."""
         self._current[batch_id] = current
 
     def forget(self, batch_id: str) -> None:
-        """The batch runs here no longer."""
+        """The batch runs here no longer; what it has to tell is told, unless its lease is lost."""
+        if self._is_mute(batch_id):
+            self._queue = deque(event for event in self._queue if event.batch_id != batch_id or id(event) in self._ends)
         self._current.pop(batch_id, None)
         self._dirty.discard(batch_id)
+
+    def _is_mute(self, batch_id: str) -> bool:
+        current = self._current.get(batch_id)
+        return current is not None and current() is None
 
     def announce(self, event: ProgressEvent) -> None:
         """Publish soon."""
@@ -110,6 +116,9 @@ class Announcer:
 
     def _take(self) -> list[ProgressEvent]:
         taken = [self._queue.popleft() for _ in range(min(AT_ONCE, len(self._queue)))]
+        mute = {batch_id for batch_id in {event.batch_id for event in taken} if self._is_mute(batch_id)}
+        if mute:  # another worker may tell of it by now
+            taken = [event for event in taken if event.batch_id not in mute or id(event) in self._ends]
         if self._queue or not self._dirty:
             return taken
         # Everything older is out: now the state of those batches whose events were dropped.
@@ -117,7 +126,8 @@ class Announcer:
         ends = [event for event in taken if id(event) in self._ends]
         others = [event for event in taken if id(event) not in self._ends]
         ended = {event.batch_id for event in ends}
-        return others + [self._current[batch]() for batch in dirty if batch in self._current and batch not in ended] + ends
+        states = [self._current[batch]() for batch in dirty if batch in self._current and batch not in ended]
+        return [*others, *(state for state in states if state is not None), *ends]
 
     def _put_back(self, taken: list[ProgressEvent]) -> None:
         """Keep the ends; of the others only the batch. What was published in part will be seen twice, never out of order."""

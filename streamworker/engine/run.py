@@ -54,7 +54,7 @@ class Run:
         self._grant = grant
         self._batch = BatchInfo(grant.state.id, grant.state.total, _metadata(grant.metadata))
         self._loop = asyncio.get_running_loop()
-        self._progress = Progress(services.announcer, grant.state)
+        self._progress = Progress(services.announcer, grant.state, hold)
         self._source = ItemSource(self._load)
         self._lanes = [Lane(Call(hold)) for _ in range(settings.item_concurrency)]
         self._alone = asyncio.Lock()

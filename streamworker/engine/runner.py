@@ -121,8 +121,8 @@ class Runner:
 
     async def _run_job(self, job: Job, delivery: Delivery, hold: Hold) -> None:
         self._step(job.batch_id, "receive", "after")
-        if job.batch_id in self._current:
-            return await self._drop_duplicate(job.batch_id, delivery)
+        if (running := self._current.get(job.batch_id)) is not None:
+            return await self._meet(running, job.batch_id, delivery)
         self._current[job.batch_id] = Current(delivery.entry_id, hold)
         try:
             if job.items is not None:
@@ -288,12 +288,14 @@ class Runner:
         idle = max(0.0, RECLAIM_IDLE - owner.seconds)
         await self._deliver(lambda: self._services.consumer.pass_on(delivery.entry_id, owner.worker, idle))
 
+    async def _meet(self, running: Current, batch_id: UUID, delivery: Delivery) -> None:
+        """An entry for a batch that this worker is busy with: a duplicate, as soon as it is certain that the other one stands for it."""
+        certain = running.run is not None and running.hold.lost is None
+        if running.entry_id != delivery.entry_id and certain:
+            await self._drop_duplicate(batch_id, delivery)
+        # Else it stays pending, and is looked at again when it has been idle.
+
     async def _drop_duplicate(self, batch_id: UUID, delivery: Delivery) -> None:
-        running = self._current.get(batch_id)
-        if running is not None and running.entry_id != delivery.entry_id and running.run is None:
-            return  # it is not known yet whether that one has a batch: this one is looked at again when it has been idle
-        if running is not None and running.entry_id == delivery.entry_id and running.run is not None:
-            return  # our own entry once more: it is being worked on
         await self._deliver(lambda: self._services.consumer.acknowledge([delivery.entry_id]))
         self._services.events.emit(DuplicateDropped(batch_id=batch_id, entry_id=delivery.entry_id))
 
