@@ -12,7 +12,7 @@ from streamworker.store.items import ItemRecord
 # (seconds) under suspicion together: only items of a few milliseconds run in bursts.
 COMMIT_SHARE = 20
 LONGEST_BURST = 0.02
-WIDEST_WINDOW = 2_000
+WIDEST_WINDOW = 4_000
 LONGEST_BACKOFF = 2.0
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import faulthandler
+import logging
+import os
 import random
 import sys
 import threading
@@ -23,6 +25,7 @@ from streamworker.engine.outages import Outages, Server
 from streamworker.store import leases
 from streamworker.store.pool import CONNECTION_ERRORS, explain, open_connection
 
+LOG = logging.getLogger("streamworker.engine")
 ENTRY_BEAT = 0.4
 LEASE_BEAT = 0.5
 WATCH_BEAT = 0.2
@@ -109,8 +112,12 @@ class Heartbeat:
         self._calls.pop(id(call), None)
 
     def _run(self) -> None:
-        with asyncio.Runner() as runner:
-            runner.run(self._beat())
+        try:
+            with asyncio.Runner() as runner:
+                runner.run(self._beat())
+        except BaseException:
+            LOG.critical("the heartbeat failed: the worker ends, for another one to go on", exc_info=True)
+            os._exit(1)
 
     async def _beat(self) -> None:
         redis = broker_connection.connect(self._redis_url)

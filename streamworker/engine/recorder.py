@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections import deque
@@ -13,6 +14,7 @@ import asyncpg
 
 from streamworker.engine.attempts import Policy, backoff, settle, window
 from streamworker.engine.holds import Hold
+from streamworker.engine.lanes import SLOW
 from streamworker.engine.outages import Outages
 from streamworker.errors import LeaseLost
 from streamworker.messages import TERMINAL
@@ -27,8 +29,6 @@ MOST_ROWS = 2_000
 MOST_BYTES = 32 * 1024 * 1024
 # A completing record becomes one event, the last; an event holds at most this many items.
 EVENT_ITEMS = 500
-# A single item that runs so much longer than a commit is alone: the frontier is drawn back to it.
-NARROW_AFTER = 0.025
 
 REFUSED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
 
@@ -182,7 +182,7 @@ class Recorder:
     def narrow(self) -> None:
         """Draw the frontier back to what has started: the item under way is a slow one."""
         if self.frontier >= self._next_start + self._lanes:
-            self._item_seconds = max(self._item_seconds or 0.0, NARROW_AFTER)
+            self._item_seconds = max(self._item_seconds or 0.0, SLOW)
             self._narrowing = True
             self._wake.set()
 
@@ -283,15 +283,20 @@ class Recorder:
         fence = Fence(self.state.id, self.state.epoch, self.state.revision)
         rows = flush.rows
         self._step("before", rows)
-        async with self._pool.acquire() as connection, connection.transaction():
-            if any(row.write is not None for row in rows):
-                await items.lock(connection, fence)
-                rows = self._judge_writes(rows, await items.write_effects(connection, rows, self._lease_ttl / 2))
-            flush.judged = rows
-            state = await items.record(
-                connection, fence, rows, flush.checkpoints, flush.frontier, self._lease_ttl, self.state.worker or "", flush.complete
-            )
-            self._step("inside", rows)
+        effects = any(row.write is not None for row in rows)
+        single = not (effects or flush.checkpoints or flush.complete or self._events.hooked)
+        async with self._pool.acquire() as connection:
+            async with contextlib.nullcontext() if single else connection.transaction():
+                if effects:
+                    await items.lock(connection, fence)
+                    rows = self._judge_writes(rows, await items.write_effects(connection, rows, self._lease_ttl / 2))
+                flush.judged = rows
+                state = await items.record(
+                    connection, fence, rows, flush.checkpoints, flush.frontier, self._lease_ttl, self.state.worker or "", flush.complete
+                )
+                self._step("inside", rows)
+            if effects:
+                await connection.reset()  # user code was here
         self._step("after", rows)
         return state, rows
 
