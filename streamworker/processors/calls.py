@@ -12,8 +12,9 @@ import queue
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from streamworker.errors import ConfigurationError
 from streamworker.messages import clean_text, to_json
@@ -24,16 +25,14 @@ from streamworker.processors.loading import Plugin, call_of, is_async
 THREAD_GRACE = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Succeeded:
+class Succeeded(msgspec.Struct, frozen=True):
     """The processor returned: `value` is JSON text."""
 
     value: str | None
     write: Callable[[Any], Awaitable[Any]] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(msgspec.Struct, frozen=True):
     """The attempt failed; `delay` (seconds) asks for a later retry, `permanent` for none."""
 
     error: str
@@ -41,8 +40,7 @@ class Failed:
     delay: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Interrupted:
+class Interrupted(msgspec.Struct, frozen=True):
     """We ended it ourselves: the batch was cancelled, handed over or lost. It counts for nothing."""
 
 
