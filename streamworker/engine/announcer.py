@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from streamworker.broker.connection import CONNECTION_ERRORS
 from streamworker.broker.publisher import Publisher
@@ -80,16 +80,19 @@ class Announcer:
         if len(self._queue) < AT_ONCE:
             self.announce(event)
 
-    async def announce_end(self, event: ProgressEvent) -> None:
-        """Publish a terminal event; returns when it is in the stream, however long that takes."""
-        end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._ends[id(event)] = end
-        self._queue.append(event)
+    async def announce_ends(self, events: Sequence[ProgressEvent]) -> None:
+        """Publish terminal events; returns when all are in the stream, however long that takes."""
+        loop = asyncio.get_running_loop()
+        ends = {id(event): loop.create_future() for event in events}
+        self._ends.update(ends)
+        self._queue.extend(events)
         self._wake.set()
         try:
-            await end
+            for end in ends.values():
+                await end
         finally:
-            self._ends.pop(id(event), None)
+            for key in ends:
+                self._ends.pop(key, None)
 
     async def _run(self) -> None:
         failures = 0

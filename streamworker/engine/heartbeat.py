@@ -11,7 +11,7 @@ import random
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from typing import Any
 from uuid import UUID
@@ -94,14 +94,15 @@ class Heartbeat:
         self._locked_first.cancel()
         await asyncio.to_thread(self._thread.join, 10.0)
 
-    @contextlib.asynccontextmanager
-    async def keep(self, hold: Hold) -> AsyncIterator[Hold]:
-        """Keep the entry, and the lease once the hold has one, inside the block."""
-        self._holds[id(hold)] = hold
+    @contextlib.contextmanager
+    def keep(self, *holds: Hold) -> Iterator[None]:
+        """Keep the entries, and each lease once its hold has one, inside the block."""
+        self._holds.update({id(hold): hold for hold in holds})
         try:
-            yield hold
+            yield
         finally:
-            self._holds.pop(id(hold), None)
+            for hold in holds:
+                self._holds.pop(id(hold), None)
 
     def watch(self, call: Call) -> None:
         """Have user code watched until `unwatch`."""

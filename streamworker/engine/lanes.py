@@ -46,18 +46,8 @@ class Lane:
 class Lanes:
     """The lanes of one run. After `look_out`, `slow()` is called again and again while an item runs longer than `SLOW`."""
 
-    def __init__(
-        self,
-        lanes: list[Lane],
-        processor: OpenProcessor,
-        policy: Policy,
-        item_timeout: float | None,
-        heartbeat: Heartbeat,
-        slow: Callable[[], None],
-    ) -> None:
+    def __init__(self, lanes: list[Lane], item_timeout: float | None, heartbeat: Heartbeat, slow: Callable[[], None]) -> None:
         self.all = lanes
-        self._processor = processor
-        self._policy = policy
         self._item_timeout = item_timeout
         self._heartbeat = heartbeat
         self._slow = slow
@@ -80,15 +70,15 @@ class Lanes:
             while lane.running is not None and lane.running.cancelling():
                 lane.running.uncancel()
 
-    async def call(self, lane: Lane, item: Item, context: ItemContext) -> Outcome:
+    async def call(self, lane: Lane, processor: OpenProcessor, policy: Policy, item: Item, context: ItemContext) -> Outcome:
         """Run the processor on one item. Cancelling the lane interrupts it, and so does the item's time limit, which is a failure."""
         call = lane.call
         call.timed_out = call.told = False
         if self._item_timeout is not None:
-            self._limit(lane, context, self._item_timeout)
+            self._limit(lane, policy, context, self._item_timeout)
         call.running = True
         try:
-            outcome = await self._processor(item, context)
+            outcome = await processor(item, context)
             if call.timed_out and isinstance(outcome, Interrupted):
                 outcome = self._timed_out()
             return outcome
@@ -123,9 +113,9 @@ class Lanes:
         if time.monotonic() - min(lane.began for lane in self.all) > SLOW:
             self._slow()
 
-    def _limit(self, lane: Lane, context: ItemContext, seconds: float) -> None:
+    def _limit(self, lane: Lane, policy: Policy, context: ItemContext, seconds: float) -> None:
         call, now = lane.call, time.monotonic()
-        call.if_timed_out = settle(context.position, context.key, context.attempt, self._timed_out(), self._policy, seconds)
+        call.if_timed_out = settle(context.position, context.key, context.attempt, self._timed_out(), policy, seconds)
         call.time_is_up_at, call.overdue_at = now + seconds, now + seconds + INTERRUPT_GRACE
         lane.timeout = self._loop.call_later(seconds, self._time_out, lane)
 

@@ -86,7 +86,7 @@ class Recorder:
         self._checkpoints: dict[int, str] = {}
         self._next_start = 0
         self._window = lanes
-        self._item_seconds: float | None = None
+        self.item_seconds: float | None = None
         self._commit_seconds = 0.002
         self._wake = asyncio.Event()
         self._flushed = asyncio.Event()
@@ -100,10 +100,18 @@ class Recorder:
         self._writer: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Recorder:
-        self._writer = asyncio.create_task(self._write())
+        self.open()
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def open(self) -> None:
+        """Begin to write."""
+        self._writer = asyncio.create_task(self._write())
+
+    async def close(self) -> None:
+        """Write the rest, then end."""
         self._closing = True
         self._wake.set()
         assert self._writer is not None
@@ -117,8 +125,8 @@ class Recorder:
         self._complete = self._complete or last
         self._pending.append(row)
         if row.seconds is not None and row.status in TERMINAL:
-            known = self._item_seconds
-            self._item_seconds = row.seconds if known is None else known + (row.seconds - known) / 8
+            known = self.item_seconds
+            self.item_seconds = row.seconds if known is None else known + (row.seconds - known) / 8
         self._wake.set()
 
     def may_start(self, position: int) -> bool:
@@ -182,7 +190,7 @@ class Recorder:
     def narrow(self) -> None:
         """Draw the frontier back to what has started: the item under way is a slow one."""
         if self.frontier >= self._next_start + self._lanes:
-            self._item_seconds = max(self._item_seconds or 0.0, SLOW)
+            self.item_seconds = max(self.item_seconds or 0.0, SLOW)
             self._narrowing = True
             self._wake.set()
 
@@ -235,7 +243,7 @@ class Recorder:
         elif self._policy.max_attempts == 1:
             self._window = self._lanes  # whatever is marked as started may never start again: mark no more than that
         else:
-            self._window = window(self._item_seconds, self._commit_seconds, self._lanes, self._window)
+            self._window = window(self.item_seconds, self._commit_seconds, self._lanes, self._window)
         frontier = self._next_start + self._ahead()
         self.frontier = min(self.frontier, frontier)  # drawn back at once, moved on only when it is durable
         return frontier

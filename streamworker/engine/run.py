@@ -8,7 +8,7 @@ import json
 import random
 import time
 from collections.abc import Sequence
-from typing import Any
+from uuid import UUID
 
 import msgspec
 
@@ -22,7 +22,7 @@ from streamworker.engine.services import Services
 from streamworker.engine.source import ItemSource, Work
 from streamworker.errors import ConfigurationError, LeaseLost
 from streamworker.messages import TERMINAL, ItemEvent
-from streamworker.observe.events import ItemFinished, ItemRetried, ItemStarted, Step
+from streamworker.observe.events import Events, ItemFinished, ItemRetried, ItemStarted, Step
 from streamworker.processors.api import BatchInfo, Item
 from streamworker.processors.calls import Failed, Interrupted, OpenProcessor, Outcome, Succeeded
 from streamworker.store import items
@@ -42,11 +42,11 @@ class Run:
         self._processor = processor
         self._policy = Policy(grant.max_attempts, settings.retry_delay)
         self._grant = grant
-        self._batch = BatchInfo(grant.state.id, grant.state.total, _metadata(grant.metadata))
+        self._batch = batch_info(grant)
         self._progress = Progress(services.announcer, grant.state, hold)
         self._source = ItemSource(self._load)
         lanes = [Lane(Call(hold)) for _ in range(settings.item_concurrency)]
-        self._lanes = Lanes(lanes, processor, self._policy, settings.item_timeout, services.heartbeat, self._narrow)
+        self._lanes = Lanes(lanes, settings.item_timeout, services.heartbeat, self._narrow)
         self._alone = asyncio.Lock()
         self._open: dict[int, OpenItem] = {}
         self._recorder = Recorder(
@@ -72,12 +72,27 @@ class Run:
         """The batch as of the last commit."""
         return self._recorder.state
 
-    async def work(self) -> bool:
-        """Work until nothing is open; True when the batch is completed. Raises LeaseLost."""
+    @property
+    def seconds_an_item(self) -> float | None:
+        """What an item takes, about; None as long as none has ended."""
+        return self._recorder.item_seconds
+
+    async def work(self, done: Sequence[ItemRecord], failure: str | None) -> bool:
+        """Work until nothing is open; True when the batch is completed. Raises LeaseLost.
+
+        `done` has ended before and is to be written; with `failure` that is all that is done.
+        """
         self._progress.recorded(self._grant.state, [_charged_event(item) for item in self._grant.charged])
         limit = self._voice.loop.call_later(self._grant.seconds_left, self._fail, timed_out(self._services.settings.batch_timeout))
         try:
             async with self._recorder:
+                for row in done:
+                    self._recorder.add(row)
+                await self._recorder.drain()
+                if failure is not None:
+                    self._fail(failure)
+                if complaint := too_many_failures(self.state.failed, self._grant.max_failures):
+                    self._fail(complaint)
                 return await self._passes()
         finally:
             limit.cancel()
@@ -180,14 +195,12 @@ class Run:
 
     async def _call(self, lane: Lane, work: Work, context: ItemContext) -> Outcome:
         item = work.item
-        try:
-            checkpoint = None if item.checkpoint is None else from_json(item.checkpoint)
-            given = Item(self._batch.id, item.position, item.key, from_json(item.payload), work.attempt, checkpoint)
-        except (ValueError, RecursionError) as error:
-            return Failed(f"the payload cannot be read: {error}", permanent=True)
+        given = item_of(self._batch.id, item, work.attempt)
+        if isinstance(given, Failed):
+            return given
         if self._services.events.detailed or self._services.events.hooked:
             self._tell_start(work)
-        return await self._lanes.call(lane, given, context)
+        return await self._lanes.call(lane, self._processor, self._policy, given, context)
 
     def _tell_start(self, work: Work) -> None:
         emit, item, epoch = self._services.events.emit, work.item, self.state.epoch
@@ -228,29 +241,9 @@ class Run:
         for row in rows:
             if row.write is not None:
                 self._open.pop(row.position, None)
-        self._tell_rows(state, rows)
+        tell_rows(self._services.events, state, rows)
         if complaint := too_many_failures(state.failed, self._grant.max_failures):
             self._fail(complaint)
-
-    def _tell_rows(self, state: BatchState, rows: Sequence[ItemRecord]) -> None:
-        events = self._services.events
-        for row in rows:
-            if row.status in ("failed", "completed"):
-                if row.status == "failed" or events.detailed:
-                    events.emit(
-                        ItemFinished(
-                            batch_id=state.id, epoch=state.epoch, position=row.position, key=row.key, attempt=row.attempts,
-                            status=row.status, seconds=row.seconds or 0.0, error=row.error,
-                        )
-                    )  # fmt: skip
-            elif row.progressed:
-                tried = row.attempts - (row.status == "processing")
-                events.emit(
-                    ItemRetried(
-                        batch_id=state.id, epoch=state.epoch, position=row.position, key=row.key, attempt=tried,
-                        error=row.error or "", delay=row.delay or 0.0,
-                    )
-                )  # fmt: skip
 
     def _again(self, row: ItemRecord) -> None:
         item = self._open.pop(row.position, None)
@@ -289,13 +282,45 @@ class Run:
         return []
 
 
-def _charged_event(item: ChargedItem) -> ItemEvent:
-    return item_event(ItemRecord(item.position, item.key, item.status, item.attempts, error=DIED))
-
-
-def _metadata(text: str) -> dict[str, Any]:
+def item_of(batch_id: UUID, item: OpenItem, attempt: int) -> Item | Failed:
+    """What the processor gets; Failed when the row cannot be read."""
     try:
-        read: dict[str, Any] = json.loads(text)
+        checkpoint = None if item.checkpoint is None else from_json(item.checkpoint)
+        return Item(batch_id, item.position, item.key, from_json(item.payload), attempt, checkpoint)
+    except (ValueError, RecursionError) as error:
+        return Failed(f"the payload cannot be read: {error}", permanent=True)
+
+
+def tell_rows(events: Events, state: BatchState, rows: Sequence[ItemRecord]) -> None:
+    """Emit what became of these items: failures and retries, and with subscribers to details every end."""
+    for row in rows:
+        if row.status in TERMINAL:
+            if row.status == "failed" or events.detailed:
+                events.emit(
+                    ItemFinished(
+                        batch_id=state.id, epoch=state.epoch, position=row.position, key=row.key, attempt=row.attempts,
+                        status=row.status, seconds=row.seconds or 0.0, error=row.error,
+                    )
+                )  # fmt: skip
+        elif row.progressed:
+            tried = row.attempts - (row.status == "processing")
+            events.emit(
+                ItemRetried(
+                    batch_id=state.id, epoch=state.epoch, position=row.position, key=row.key, attempt=tried,
+                    error=row.error or "", delay=row.delay or 0.0,
+                )
+            )  # fmt: skip
+
+
+def batch_info(grant: Acquired) -> BatchInfo:
+    """What the processor may know of its batch; ConfigurationError when its row cannot be read."""
+    if grant.metadata == "{}":
+        return BatchInfo(grant.state.id, grant.state.total, {})
+    try:
+        return BatchInfo(grant.state.id, grant.state.total, json.loads(grant.metadata))
     except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"the batch's metadata cannot be read: {error}") from None
-    return read
+
+
+def _charged_event(item: ChargedItem) -> ItemEvent:
+    return item_event(ItemRecord(item.position, item.key, item.status, item.attempts, error=DIED))
