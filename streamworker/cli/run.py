@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 import uvloop
 
@@ -10,7 +11,7 @@ from streamworker.cli.options import Subparsers, add_command, add_settings, load
 from streamworker.client import located
 from streamworker.engine.worker import Worker
 from streamworker.observe.logs import configure_logging
-from streamworker.settings import Settings
+from streamworker.settings import Settings, built_in_secrets
 
 
 def add_to(commands: Subparsers) -> None:
@@ -22,7 +23,7 @@ def add_to(commands: Subparsers) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run one worker; returns its exit code."""
     settings = load_settings(arguments)
-    configure_logging(settings.log_level, settings.log_format, settings.secrets)
+    configure_logging(settings.log_level, settings.log_format, (*settings.secrets, *built_in_secrets(os.environ)))
     return uvloop.run(_work(settings))
 
 

@@ -12,11 +12,22 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from streamworker.errors import ConfigurationError
+from streamworker.settings.built_in import BUILT_IN_OPTIONS, built_in_secrets, built_in_settings
 from streamworker.settings.options import FOREIGN_PREFIXES, OPTIONS, PREFIX, Option
 from streamworker.settings.urls import mask_url, mask_urls, secrets_of
 from streamworker.settings.values import is_loopback, parse_duration, shorten
 
-__all__ = ["OPTIONS", "Option", "Settings", "mask_url", "mask_urls", "parse_duration"]
+__all__ = [
+    "BUILT_IN_OPTIONS",
+    "OPTIONS",
+    "Option",
+    "Settings",
+    "built_in_secrets",
+    "built_in_settings",
+    "mask_url",
+    "mask_urls",
+    "parse_duration",
+]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -60,6 +71,8 @@ class Settings:
         _refuse_unknown(environ)
         settings = cls(**{option.name: option.read(flags or {}, environ) for option in OPTIONS})
         settings._check_together()
+        for option in BUILT_IN_OPTIONS:
+            option.read({}, environ)  # the processors read them again when they are opened; a bad one is refused now
         return settings
 
     def _check_together(self) -> None:
@@ -100,7 +113,7 @@ class Settings:
 
 
 def _refuse_unknown(environ: Mapping[str, str]) -> None:
-    known = {option.variable.removeprefix(PREFIX): option.variable for option in OPTIONS}
+    known = {option.variable.removeprefix(PREFIX): option.variable for option in (*OPTIONS, *BUILT_IN_OPTIONS)}
     for name in sorted(environ):
         word = name.removeprefix(PREFIX)
         if name.startswith(PREFIX) and known.get(word) != name and not name.startswith(FOREIGN_PREFIXES):

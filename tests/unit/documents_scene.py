@@ -93,7 +93,7 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Documents]:
 
 @pytest.fixture
 def desk(worker: Documents) -> Iterator[Desk]:
-    root = Path(tempfile.mkdtemp(prefix="desk-", dir=worker.root))
+    root = Path(tempfile.mkdtemp(prefix="desk-", dir=worker.limits.root))
     yield Desk(root, worker)
     shutil.rmtree(root)
 

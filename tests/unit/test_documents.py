@@ -17,7 +17,7 @@ import pytest
 from streamworker.errors import ConfigurationError
 from streamworker.processors.api import Done
 from streamworker.processors.documents import Documents
-from streamworker.processors.documents.files import FileChanged
+from streamworker.processors.files.opening import FileChanged
 from tests.unit.documents_scene import Desk, RecordingContext, desk, worker  # noqa: F401
 
 GERMAN = "Sehr geehrte Frau Müller, vielen Dank für Ihre schöne Postkarte aus Österreich.\n"
@@ -82,7 +82,7 @@ def test_a_file_written_to_meanwhile_is_tried_again(desk: Desk, worker: Document
 
     class Writing(RecordingContext):
         def progress(self, percent: float | None = None, stage: str | None = None, message: str | None = None) -> Awaitable[None]:
-            with (worker.root / name).open("a") as file:
+            with (worker.limits.root / name).open("a") as file:
                 file.write("one more line\n")
             return Done()
 
@@ -102,7 +102,7 @@ async def test_the_environment_names_root_and_limit(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("STREAMWORKER_DOCUMENTS_MAX_BYTES", "9")
     monkeypatch.setenv("STREAMWORKER_DOCUMENTS_ROOT", str(tmp_path))
     async with Documents() as documents:
-        assert (documents.root, documents.max_bytes) == (tmp_path, 9)
+        assert (documents.limits.root, documents.limits.max_bytes) == (tmp_path, 9)
     monkeypatch.setenv("STREAMWORKER_DOCUMENTS_ROOT", str(tmp_path / "missing"))
     with pytest.raises(ConfigurationError, match="STREAMWORKER_DOCUMENTS_ROOT: there is no folder"):
         await Documents().__aenter__()

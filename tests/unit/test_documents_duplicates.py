@@ -23,7 +23,7 @@ from PIL import Image
 from streamworker.cli.demo_pages import invoice, letter
 from streamworker.processors.api import Item
 from streamworker.processors.documents import Documents
-from streamworker.processors.documents.images import perceptual_hash
+from streamworker.processors.documents.hashing import perceptual_hash
 from streamworker.processors.documents.seen import Seen
 from tests.unit.documents_scene import Desk, RecordingContext, desk, encoded, worker  # noqa: F401
 

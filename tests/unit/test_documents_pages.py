@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 from pypdf import PdfReader, PdfWriter
+from pypdf.generic import DecodedStreamObject, NameObject
 
 from streamworker.cli.demo_pages import invoice, letter
 from streamworker.processors.api import Permanent
-from streamworker.processors.documents.examiner import Stopped
+from streamworker.processors.documents.steps import Stopped
 from tests.unit.documents_scene import Desk, RecordingContext, demo, desk, encoded, page, png_head, worker  # noqa: F401
 
 
@@ -102,7 +103,9 @@ def test_work_stops_when_nobody_wants_the_result(desk: Desk) -> None:
 
 def test_the_text_of_a_pdf_is_read_directly(desk: Desk, demo: Path) -> None:
     found = desk.put("a.pdf", (demo / "agreement.pdf").read_bytes())
-    assert (found["type"]["label"], found["pdf"], found["text_source"]) == ("pdf", {"pages": 1, "scans": 0}, "pdf")
+    assert (found["type"]["label"], found["text_source"]) == ("pdf", "pdf")
+    assert (found["pdf"]["pages"], found["pdf"]["scans"]) == (1, 0)
+    assert found["pdf"]["thumbnail"].startswith("data:image/jpeg;base64,")
     assert "Agreement 4711" in found["text"]
     assert found["language"]["code"] == "en"
     assert found["ocr"] is None
@@ -117,8 +120,44 @@ def test_scanned_pages_of_a_pdf_are_read_by_ocr(desk: Desk, demo: Path) -> None:
     found = desk.put("mixed.pdf", out.getvalue())
     assert "Agreement 4711" in found["text"]
     assert "INV-2026-3001" in found["text"]
-    assert found["pdf"] == {"pages": 2, "scans": 1}
+    assert (found["pdf"]["pages"], found["pdf"]["scans"]) == (2, 1)
     assert found["ocr"]["confidence"] > 0.9
+
+
+def drawn_text(*lines: str) -> bytes:
+    """A PDF whose letters are drawn as lines: nothing in it is text, and nothing a picture."""
+    strokes = []
+    for row, line in enumerate(lines):
+        for column, glyph in enumerate(line):
+            for x, y, width in GLYPHS[glyph]:
+                strokes.append(f"{60 + 40 * column + x} {700 - 70 * row + y} {width} {3 if width > 3 else 30} re")
+    content = "\n".join(strokes) + "\nf\n"
+    writer, out = PdfWriter(), io.BytesIO()
+    stream = DecodedStreamObject()
+    stream.set_data(content.encode())
+    writer.add_blank_page(595, 842)[NameObject("/Contents")] = writer._add_object(stream)
+    writer.write(out)
+    return out.getvalue()
+
+
+GLYPHS = {
+    "H": ((0, 0, 3), (21, 0, 3), (0, 14, 24)), "I": ((10, 0, 3),), "L": ((0, 0, 3), (0, 0, 24)), "T": ((10, 0, 3), (0, 27, 24)),
+    "E": ((0, 0, 3), (0, 0, 24), (0, 14, 20), (0, 27, 24)), "F": ((0, 0, 3), (0, 14, 20), (0, 27, 24)),
+}  # fmt: skip
+
+
+def test_a_page_of_drawn_letters_is_read_as_it_looks(desk: Desk) -> None:
+    found = desk.put("drawn.pdf", drawn_text("FILE", "HILT"))
+    assert found["pdf"]["scans"] == 1
+    assert found["text"] == "FILE\nHILT"
+
+
+def test_an_empty_page_is_not_sent_to_ocr(desk: Desk) -> None:
+    writer, out = PdfWriter(), io.BytesIO()
+    writer.add_blank_page(595, 842)
+    writer.write(out)
+    found = desk.put("empty.pdf", out.getvalue())
+    assert (found["pdf"]["scans"], found["text"]) == (0, "")
 
 
 def locked(source: bytes, password: str) -> bytes:

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from streamworker.processors.api import Permanent
-from streamworker.processors.documents import files
-from streamworker.processors.documents.files import opened
+from streamworker.processors.files import opening
+from streamworker.processors.files.opening import opened
 from tests.unit.documents_scene import Desk, desk, worker  # noqa: F401
 
 
@@ -126,7 +126,7 @@ def test_a_root_that_is_itself_a_link_works_under_both_names(place: Path) -> Non
 @pytest.mark.parametrize("parts", [("out-folder", "secret.txt"), ("out",), ("inside",)])
 def test_a_path_swapped_for_a_link_after_the_check_is_refused(place: Path, parts: tuple[str, ...]) -> None:
     with pytest.raises((Permanent, OSError)):
-        files._open(place / "root", parts, "/".join(parts))
+        opening._open(place / "root", parts, "/".join(parts))
 
 
 @pytest.mark.parametrize(

@@ -201,7 +201,7 @@ def test_unknown_names_are_refused_and_their_values_not_shown() -> None:
 
 
 def test_names_of_processors_tests_and_other_programs_are_left_alone() -> None:
-    names = ["DOCUMENTS_ROOT", "OLLAMA_MODEL", "PROCESS_X", "FAILPOINT", "FAILPOINTS", "TEST_ANYTHING"]
+    names = ["DOCUMENTS_ROOT", "OLLAMA_VISION_MODEL", "PROCESS_X", "FAILPOINT", "FAILPOINTS", "TEST_ANYTHING"]
     Settings.load(environ={**{P + name: "x" for name in names}, "PATH": "\n", "STREAM": "", "streamworker_foo": "1"})
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import importlib.util
 import os
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from streamworker.errors import ConfigurationError
 from streamworker.processors.api import Context, Item
+from streamworker.processors.files.limits import Limits
 
 try:
     from streamworker.processors.documents.examiner import Examiner
@@ -25,10 +25,8 @@ else:
 
 __all__ = ["Documents"]
 
-ROOT = "STREAMWORKER_DOCUMENTS_ROOT"
-MAX_BYTES = "STREAMWORKER_DOCUMENTS_MAX_BYTES"
 HOME = "STREAMWORKER_HOME"
-_PARTS = ("PIL", "magika", "onnxruntime", "py3langid", "pypdf", "rapidocr")
+_PARTS = ("PIL", "magika", "onnxruntime", "py3langid", "pypdf", "pypdfium2", "rapidocr")
 
 
 class Documents:
@@ -40,8 +38,7 @@ class Documents:
     """
 
     def __init__(self, root: Path | None = None, max_bytes: int | None = None, home: Path | None = None) -> None:
-        self.root = root or Path(os.environ.get(ROOT) or ".")
-        self.max_bytes = _max_bytes(os.environ) if max_bytes is None else max_bytes
+        self.limits = Limits.read(root, max_bytes)
         self.home = home or Path(os.environ.get(HOME) or ".streamworker")
         self._examiner: Examiner | None = None
         self._opening = threading.Lock()
@@ -53,8 +50,7 @@ class Documents:
             raise ConfigurationError(f"the processor 'documents' needs {', '.join(missing)}: pip install 'streamworker[documents]'")
         if _broken:
             raise ConfigurationError(f"the processor 'documents' cannot be imported: {_broken}")
-        if not self.root.is_dir():
-            raise ConfigurationError(f"{ROOT}: there is no folder {str(self.root)!r}")
+        self.limits.check()
         return self
 
     async def __aexit__(self, *_exception: object) -> None:
@@ -70,12 +66,5 @@ class Documents:
     def _open(self) -> Examiner:
         with self._opening:
             if self._examiner is None:
-                self._examiner = Examiner(self.root, self.max_bytes, self.home)
+                self._examiner = Examiner(self.limits, self.home)
             return self._examiner
-
-
-def _max_bytes(environ: Mapping[str, str]) -> int:
-    text = environ.get(MAX_BYTES) or str(100 * 1024 * 1024)
-    if not (text.isascii() and text.isdigit() and len(text) < 19 and int(text) > 0):
-        raise ConfigurationError(f"{MAX_BYTES}: expected a number of bytes from 1 on, got {text[:80]!r}")
-    return int(text)

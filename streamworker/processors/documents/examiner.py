@@ -11,21 +11,20 @@ from typing import Any, BinaryIO, NamedTuple
 from PIL import Image
 
 from streamworker.processors.api import Context, Item
-from streamworker.processors.documents.files import OpenedFile, begins_with, opened, path_of
-from streamworker.processors.documents.images import Picture, open_picture, perceptual_hash, thumbnail
+from streamworker.processors.documents.hashing import perceptual_hash
 from streamworker.processors.documents.ocr import Line, Ocr, confidence
 from streamworker.processors.documents.pdf import read_pdf
 from streamworker.processors.documents.seen import Seen
+from streamworker.processors.documents.steps import Steps
 from streamworker.processors.documents.text import MAX_TEXT, Languages, read_text, seems_text, storable
+from streamworker.processors.files.limits import Limits
+from streamworker.processors.files.opening import OpenedFile, begins_with
+from streamworker.processors.files.pdf_pages import is_pdf
+from streamworker.processors.files.pictures import Picture, open_picture, thumbnail
 
 MAX_PAGES = 20
-_PDF = b"%PDF-"
 _PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8")
 _READABLE = {"png", "jpeg", "gif", "bmp", "tiff", "webp", "jp2", "avif"}
-
-
-class Stopped(Exception):
-    """The result is no longer wanted, so the rest of the work is not done."""
 
 
 class _Kind(NamedTuple):
@@ -37,34 +36,22 @@ class _Kind(NamedTuple):
     confidence: float | None
 
 
-class _Steps:
-    """Tells the steps of one item, and leaves off as soon as nobody wants the result."""
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
-
-    def __call__(self, percent: float, stage: str, message: str) -> None:
-        if self._context.cancelled:
-            raise Stopped("the result is no longer wanted")
-        self._context.progress(percent, stage=stage, message=message)
-
-
 class Examiner:
     """What a worker needs to examine files, loaded once.
 
     The result of an item, all keys always there:
     `path`, `size`, `sha256`, `type` {label, mime, group, description, confidence},
-    `image` {width, height, format, pages, phash, thumbnail} or null, `pdf` {pages, scans} or null,
+    `image` {width, height, format, pages, phash, thumbnail} or null, `pdf` {pages, scans, thumbnail} or null,
     `duplicate_of` {position, key} or null, `near_duplicate_of` {position, key, distance} or null,
     `text` or null, `text_source` ("ocr", "file", "pdf") or null, `text_truncated`, `encoding` or null,
     `ocr` {confidence, turned, lines [{text, confidence}]} or null, `language` {code, confidence} or null, `notes` [sentences].
     """
 
-    def __init__(self, root: Path, max_bytes: int, home: Path) -> None:
+    def __init__(self, limits: Limits, home: Path) -> None:
         from magika import Magika  # noqa: PLC0415
 
         _quiet()
-        self._root, self._max_bytes = root, max_bytes
+        self._limits = limits
         self._magika = Magika()
         self._languages = Languages()
         self._ocr = Ocr()
@@ -76,14 +63,14 @@ class Examiner:
 
     def examine(self, item: Item, context: Context) -> dict[str, Any]:
         """Examine the file that the item names; raises Permanent where no retry can help."""
-        path, steps = path_of(item.payload), _Steps(context)
-        with opened(self._root, path, self._max_bytes) as file:
+        steps = Steps(context)
+        with self._limits.open(item.payload) as file:
             steps(0, "reading", f"Reading {file.name}, {file.size:,} bytes")
             found = self._examined(file, item, steps)
             file.check_unchanged()
             return found
 
-    def _examined(self, file: OpenedFile, item: Item, steps: _Steps) -> dict[str, Any]:
+    def _examined(self, file: OpenedFile, item: Item, steps: Steps) -> dict[str, Any]:
         steps(5, "type", "Looking at the content")
         kind = self._kind(file.stream)
         found = _empty_result(file, kind)
@@ -97,7 +84,7 @@ class Examiner:
             steps(25, "thumbnail", "Drawing a thumbnail")
             found["image"] = _image_of(picture, phash, page)
             self._read_picture(found, picture, page, steps)
-        elif kind.label == "pdf" or begins_with(file.stream, _PDF):
+        elif kind.label == "pdf" or is_pdf(file.stream):
             self._read_pdf(found, file, steps)
         elif kind.is_text or (kind.label == "unknown" and seems_text(file.stream)):
             self._read_text(found, file, steps)
@@ -130,7 +117,7 @@ class Examiner:
         found["duplicate_of"] = {"position": same.position, "key": same.key} if same else None
         found["near_duplicate_of"] = alike._asdict() if alike else None
 
-    def _read_picture(self, found: dict[str, Any], picture: Picture, first: Image.Image, steps: _Steps) -> None:
+    def _read_picture(self, found: dict[str, Any], picture: Picture, first: Image.Image, steps: Steps) -> None:
         reading = _OcrReading(self._ocr)
         read = min(picture.pages, MAX_PAGES)
         for number in range(read):
@@ -141,7 +128,7 @@ class Examiner:
         found["ocr"] = reading.summary()
         _set_text(found, "\n\n".join(reading.texts), "ocr")
 
-    def _read_pdf(self, found: dict[str, Any], file: OpenedFile, steps: _Steps) -> None:
+    def _read_pdf(self, found: dict[str, Any], file: OpenedFile, steps: Steps) -> None:
         reading = _OcrReading(self._ocr)
 
         def read_scan(number: int, picture: Image.Image) -> str:
@@ -150,12 +137,12 @@ class Examiner:
 
         steps(30, "text", "Reading the text of the PDF")
         pdf = read_pdf(file.stream, file.name, read_scan)
-        found["pdf"] = {"pages": pdf.pages, "scans": pdf.scans}
+        found["pdf"] = {"pages": pdf.pages, "scans": pdf.scans, "thumbnail": pdf.thumbnail}
         found["notes"] += pdf.notes
         found["ocr"] = reading.summary() if pdf.scans else None
         _set_text(found, "\n\n".join(pdf.texts), "pdf")
 
-    def _read_text(self, found: dict[str, Any], file: OpenedFile, steps: _Steps) -> None:
+    def _read_text(self, found: dict[str, Any], file: OpenedFile, steps: Steps) -> None:
         steps(30, "text", "Decoding the text")
         decoded = read_text(file.stream, self._languages.classify)
         found["encoding"] = decoded.encoding

@@ -1,63 +1,71 @@
-"""Reads a PDF: the text of its pages, and the pictures of pages that are scans."""
+"""Reads a PDF: the text of its pages, and by OCR the pages that hold none."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from PIL import Image
 
 from streamworker.processors.api import Permanent
-from streamworker.processors.documents.files import shown
-from streamworker.processors.documents.images import MAX_PIXELS, decoded
+from streamworker.processors.documents.steps import Stopped
 from streamworker.processors.documents.text import MAX_TEXT
+from streamworker.processors.files.opening import shown
+from streamworker.processors.files.pdf_pages import PdfPages, reading_pdf
+from streamworker.processors.files.pictures import thumbnail
 
 if TYPE_CHECKING:
     from pypdf import PdfReader
 
 MAX_PAGES = 500
 MAX_SCANS = 20
+ReadScan = Callable[[int, Image.Image], str]
 
 
 @dataclass(slots=True)
 class PdfText:
-    """What was read from a PDF; `scans` counts the pictures that were read by OCR, `skipped` the pages whose pictures were not."""
+    """What was read from a PDF; `scans` counts the pages that were read by OCR, `skipped` those that were not."""
 
     pages: int
+    thumbnail: str | None = None
     texts: list[str] = field(default_factory=list)
     scans: int = 0
     skipped: int = 0
+    bad: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
-def read_pdf(stream: BinaryIO, name: str, read_scan: Callable[[int, Image.Image], str]) -> PdfText:
-    """Read page after page until there is text enough; `read_scan(page number, picture)` gives the text of a picture."""
+def read_pdf(stream: BinaryIO, name: str, read_scan: ReadScan) -> PdfText:
+    """Read page after page until there is text enough; `read_scan(page number, picture)` gives the text of a page that holds none."""
     stream.seek(0)
     reader = _opened(stream, name)
     found = PdfText(_count(reader, name))
-    for number in range(min(found.pages, MAX_PAGES)):
-        try:
-            found.texts.append(_page_text(reader, number, found, read_scan))
-        except (Permanent, MemoryError):
-            raise
-        except Exception as error:  # pypdf raises nearly anything on damaged pages; the other pages may be good
-            found.notes.append(f"page {number + 1} cannot be read: {str(error)[:200] or type(error).__name__}")
-        if sum(map(len, found.texts)) > MAX_TEXT:
-            break
-    if found.pages and len(found.notes) == found.pages:
-        raise Permanent(f"{shown(name)} cannot be read as a PDF: {found.notes[0]}")
+    with PdfPages(stream, name) as pages:
+        found.thumbnail = _thumbnail(pages, found)
+        for number in range(min(found.pages, MAX_PAGES)):
+            try:
+                found.texts.append(_page_text(reader, pages, number, found, read_scan))
+            except (MemoryError, Stopped):
+                raise
+            except Exception as error:  # the readers raise nearly anything on damaged pages; the other pages may be good
+                found.bad.append(f"page {number + 1} cannot be read: {str(error)[:200] or type(error).__name__}")
+            if sum(map(len, found.texts)) > MAX_TEXT:
+                break
+    if found.pages and len(found.bad) == found.pages:
+        raise Permanent(f"{shown(name)} cannot be read as a PDF: {found.bad[0]}")
+    found.notes += found.bad
     if found.pages > MAX_PAGES:
         found.notes.append(f"only the first {MAX_PAGES} of {found.pages} pages were read")
     if found.skipped:
-        found.notes.append(f"{found.skipped} pages are pictures and were not read: {MAX_SCANS} pictures of a PDF are")
+        found.notes.append(f"{found.skipped} pages are pictures and were not read: {MAX_SCANS} of a PDF are")
     return found
 
 
 def _opened(stream: BinaryIO, name: str) -> PdfReader:
     from pypdf import PdfReader  # noqa: PLC0415
 
-    with _Reading(name):
+    with reading_pdf(name):
         reader = PdfReader(stream)
         if reader.is_encrypted and not _unlocked(reader):
             raise Permanent(f"{shown(name)} is an encrypted PDF and cannot be read without its password")
@@ -65,7 +73,7 @@ def _opened(stream: BinaryIO, name: str) -> PdfReader:
 
 
 def _count(reader: PdfReader, name: str) -> int:
-    with _Reading(name):
+    with reading_pdf(name):
         return len(reader.pages)
 
 
@@ -77,41 +85,28 @@ def _unlocked(reader: PdfReader) -> bool:
         return False
 
 
-def _page_text(reader: PdfReader, number: int, found: PdfText, read_scan: Callable[[int, Image.Image], str]) -> str:
-    page = reader.pages[number]
-    text = page.extract_text()
-    if text.strip():
-        return text
-    pictures = []
-    for picture in _pictures(page):
-        if found.scans == MAX_SCANS:
-            found.skipped += 1
-            break
-        found.scans += 1
-        pictures.append(read_scan(number, picture))
-    return "\n".join(pictures)
-
-
-def _pictures(page: Any) -> Iterator[Image.Image]:
-    objects = page.get("/Resources", {}).get("/XObject", {})
-    for name in page.images.keys():  # noqa: SIM118 (iterating would decode them all)
-        head = objects.get(name, {}) if isinstance(name, str) else {}
-        if int(head.get("/Width", 0)) * int(head.get("/Height", 0)) > MAX_PIXELS:
-            raise ValueError(f"its picture has more than {MAX_PIXELS:,} pixels")
-        image = page.images[name].image
-        if image is not None and min(image.size) >= 32:
-            yield decoded(image)
-
-
-class _Reading:
-    """Turns what pypdf raises on damaged files into Permanent."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __enter__(self) -> None:
+def _thumbnail(pages: PdfPages, found: PdfText) -> str | None:
+    try:
+        return thumbnail(pages.picture(0)) if pages.count else None
+    except Permanent as error:  # the text may be readable nevertheless
+        found.notes.append(f"no thumbnail was drawn: {error}")
         return None
 
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, Exception) and not isinstance(error, Permanent | MemoryError):
-            raise Permanent(f"{shown(self._name)} cannot be read as a PDF: {str(error)[:200] or type(error).__name__}") from error
+
+def _page_text(reader: PdfReader, pages: PdfPages, number: int, found: PdfText, read_scan: ReadScan) -> str:
+    text = reader.pages[number].extract_text()
+    if text.strip():
+        return text
+    if found.scans == MAX_SCANS:
+        found.skipped += 1
+        return ""
+    picture = pages.picture(number)
+    if _is_blank(picture):
+        return ""
+    found.scans += 1
+    return read_scan(number, picture)
+
+
+def _is_blank(picture: Image.Image) -> bool:
+    low, high = picture.convert("L").getextrema()
+    return low == high

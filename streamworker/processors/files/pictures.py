@@ -1,25 +1,22 @@
-"""Decodes pictures within limits, and makes their perceptual hash and thumbnail."""
+"""Decodes pictures within limits, and makes small copies of them."""
 
 from __future__ import annotations
 
 import base64
 import io
 import math
-from itertools import pairwise
 from typing import BinaryIO
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from streamworker.processors.api import Permanent
-from streamworker.processors.documents.files import shown
+from streamworker.processors.files.opening import shown
 
 MAX_PIXELS = 64_000_000  # A4 at 800 dpi; decoded, about 200 MB.
 # What OCR gets: A4 at 130 dpi. More costs seconds and hundreds of megabytes, and reads nothing more from ordinary print.
-_MAX_AREA = 1_600_000
-_MAX_SIDE = 3840
+MAX_AREA = 1_600_000
+MAX_SIDE = 3840
 _THUMBNAIL = 128
-_HASH_SIDE = 24
-_CONTRAST = 12  # Of 255, after stretching: smaller steps between neighbouring cells are noise, larger ones are content.
 # Only these: some of Pillow's readers start other programs, others have no purpose here.
 _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
 
@@ -75,33 +72,22 @@ def decoded(image: Image.Image) -> Image.Image:
     return image
 
 
-def perceptual_hash(page: Image.Image) -> str | None:
-    """A difference hash of 576 bits, in hexadecimal; None for a page with nothing on it.
-
-    Each bit tells whether a cell of a grid is clearly darker than its right neighbour. Copies that were scaled, recompressed,
-    or made brighter differ in few bits.
-    """
-    grid = page.convert("L").resize((_HASH_SIDE + 1, _HASH_SIDE), Image.Resampling.BOX)
-    darkest, lightest = grid.getextrema()
-    if lightest - darkest < _CONTRAST:  # type: ignore[operator]
-        return None
-    cells = ImageOps.autocontrast(grid).tobytes()
-    rows = (cells[at : at + _HASH_SIDE + 1] for at in range(0, len(cells), _HASH_SIDE + 1))
-    bits = "".join("1" if right - left > _CONTRAST else "0" for row in rows for left, right in pairwise(row))
-    return f"{int(bits, 2):0{_HASH_SIDE * _HASH_SIDE // 4}x}" if "1" in bits else None
-
-
 def thumbnail(page: Image.Image) -> str:
     """A small JPEG as a data URI."""
+    return "data:image/jpeg;base64," + jpeg(page, _THUMBNAIL, 70)
+
+
+def jpeg(page: Image.Image, side: int, quality: int = 85) -> str:
+    """A JPEG in base64, no side of it longer than `side` pixels."""
     small = page.copy()
-    small.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
     out = io.BytesIO()
-    small.save(out, "JPEG", quality=70, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
+    small.save(out, "JPEG", quality=quality, optimize=True)
+    return base64.b64encode(out.getvalue()).decode()
 
 
 def _enough(image: Image.Image) -> tuple[int, int]:
-    scale = min(1.0, math.sqrt(_MAX_AREA / (image.width * image.height)), _MAX_SIDE / max(image.size))
+    scale = min(1.0, math.sqrt(MAX_AREA / (image.width * image.height)), MAX_SIDE / max(image.size))
     return max(1, round(image.width * scale)), max(1, round(image.height * scale))
 
 
