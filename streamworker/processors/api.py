@@ -59,6 +59,13 @@ class RetryAfter(Exception):
         self.seconds = float(seconds)
 
 
+class Unavailable(Exception):
+    """The service that the processor needs is down: the batch pauses, no attempt is charged."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+
+
 class Done:
     """An awaitable that is finished already: lets one method serve `await` and plain calls alike."""
 
