@@ -16,7 +16,7 @@ from streamworker.errors import ConfigurationError
 GROUP = "streamworker.processors"
 BUILT_IN: Mapping[str, str] = {
     "documents": "streamworker.processors.documents:Documents",
-    "ollama": "streamworker.processors.ollama:Ollama",
+    "ollama": "streamworker.processors.ollama.processor:Ollama",
 }
 _SPEC = re.compile(r"(?:(?P<name>[\w.-]+)=)?(?P<module>[A-Za-z_][\w.]*):(?P<attribute>[A-Za-z_][\w.]*)")
 
