@@ -87,10 +87,7 @@ class Handler(BaseHTTPRequestHandler):
         models = self.server_of_models
         models.requests.append((self.path, dict(self.headers), body))
         self.body = body
-        if fault := models.fault(self.path):
-            fault(self)
-        else:
-            self.reply(200, ANSWERS[self.path](models, body))
+        (models.fault(self.path) or answers)(self)
 
     def reply(self, status: int, value: Any, **headers: str) -> None:
         raw = value if isinstance(value, bytes) else json.dumps(value).encode()
@@ -119,6 +116,11 @@ LIMITED = status(429, {"error": {"message": "Rate limit reached", "type": "reque
 def says(text: str, reason: str = "stop") -> Fault:
     """The vision model says this."""
     return lambda handler: handler.reply(200, (_chat if handler.path == "/api/chat" else _completion)(text, reason))
+
+
+def answers(handler: Handler) -> None:
+    """Nothing goes wrong."""
+    handler.reply(200, ANSWERS[handler.path](handler.server_of_models, handler.body))
 
 
 def raw(content: bytes) -> Fault:
@@ -154,15 +156,15 @@ def trickles(handler: Handler) -> None:
 
 
 class Gate:
-    """A request that waits: `arrived` tells that it is there, `open` lets it go on."""
+    """A request that waits: `arrived` tells that it is there, `open` lets it go on, with what comes `then`."""
 
-    def __init__(self) -> None:
-        self.arrived, self.open = threading.Event(), threading.Event()
+    def __init__(self, then: Fault | None = None) -> None:
+        self.arrived, self.open, self._then = threading.Event(), threading.Event(), then or hangs_up
 
     def __call__(self, handler: Handler) -> None:
         self.arrived.set()
         self.open.wait(60)
-        handler.close_connection = True  # whoever asked is dead by now
+        self._then(handler)
 
 
 # --- what it answers ------------------------------------------------------------------------------------------------------------------
