@@ -3,7 +3,7 @@
 scripts/bench                                   everything, 5 rounds (about an hour)
 scripts/bench a c --rounds 5 --json out.json    two sections
 scripts/bench --quick                           small counts, one round: does it all run?
-scripts/bench d g --plot figure.svg             and draws (d) and (g); `--plot figure.svg --from out.json` draws what was measured before
+scripts/bench d g --json out.json --plot d.svg    and draws (d) and (g); `--plot d.svg --from out.json` draws what was measured before
 
 In a round everything is measured once, in an order drawn by chance; a ratio is always that of two figures of the same round.
 """
