@@ -108,7 +108,14 @@ async def test_the_environment_names_root_and_limit(monkeypatch: pytest.MonkeyPa
         await Documents().__aenter__()
 
 
-def test_missing_parts_are_named_with_the_remedy(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("module", "name", "told"),
+    [
+        ("documents", "Documents", "the processor 'documents' needs PIL, magika,"),
+        ("ollama.processor", "Ollama", "the processor 'ollama' needs PIL, httpx,"),
+    ],
+)  # fmt: skip
+def test_missing_parts_are_named_with_the_remedy(tmp_path: Path, module: str, name: str, told: str) -> None:
     # A Python that has the package but none of the extras: -S leaves the installed packages out, all but one that every user has.
     (tmp_path / "msgspec").symlink_to(Path(msgspec.__file__).parent)
     program = (
@@ -116,11 +123,11 @@ def test_missing_parts_are_named_with_the_remedy(tmp_path: Path) -> None:
         f"sys.path.append({str(tmp_path)!r})\n"
         "bare = sys.modules['streamworker'] = type(sys)('streamworker')\n"
         "bare.__path__ = ['streamworker']\n"
-        "from streamworker.processors.documents import Documents\n"
+        f"from streamworker.processors.{module} import {name}\n"
         "from streamworker.errors import ConfigurationError\n"
-        "try: asyncio.run(Documents().__aenter__())\n"
+        f"try: asyncio.run({name}().__aenter__())\n"
         "except ConfigurationError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-S", "-c", program], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
-    assert done.stdout.startswith("the processor 'documents' needs PIL, magika,"), done.stderr
-    assert "pip install 'streamworker[documents]'" in done.stdout
+    assert done.stdout.startswith(told), done.stderr
+    assert f"pip install 'streamworker[{name.lower()}]'" in done.stdout

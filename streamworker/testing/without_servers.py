@@ -1,0 +1,165 @@
+"""Runs a processor on some payloads as a worker would: attempts, retries, checkpoints, deaths; without servers, and without waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from streamworker.engine.attempts import Policy, settle
+from streamworker.messages import MAX_KEY, to_json
+from streamworker.processors.api import BatchInfo, Item
+from streamworker.processors.calls import Failed, OpenProcessor, Outcome, Succeeded, failure_of
+from streamworker.processors.loading import Plugin, Registry, check
+from streamworker.store.batches import DIED
+from streamworker.store.items import ItemRecord
+from streamworker.testing.context import RecordingContext, Told
+
+
+@dataclass(frozen=True, slots=True)
+class ItemRun:
+    """What became of one item: `status` is completed or failed, `result` what a reader of the database would get.
+
+    `error` is that of the last attempt that failed, also where a later one succeeded; `progress` what the last attempt told
+    (percent, stage, message); `checkpoint` the last one stored.
+    """
+
+    position: int
+    key: str
+    payload: Any
+    status: str
+    attempts: int
+    result: Any
+    error: str | None
+    progress: tuple[Told, ...]
+    checkpoint: Any
+
+
+def run_processor(
+    process: Any,
+    payloads: Iterable[Any],
+    *,
+    fail: Collection[int] | Mapping[int, BaseException] = (),
+    crash_at: int | Collection[int] | Mapping[int, int] = (),
+    metadata: Mapping[str, Any] | None = None,
+    max_attempts: int = 2,
+) -> list[ItemRun]:
+    """Work through a batch of these payloads, one after another, and return what became of each.
+
+    `process` is what `--processor` would name: a function, a class, an instance, or "module:attribute".
+
+    `fail`: positions whose first attempt fails after the processor has returned, as if its result could not be recorded; with a mapping,
+    in that exception. It shows whether running an item twice is harmless.
+
+    `crash_at`: positions at whose first attempt the worker dies: when the processor returns, before that is recorded; with a mapping, right
+    after the checkpoint of that number (from 1) is stored. The next attempt meets a processor that was opened afresh.
+
+    ConfigurationError says in one sentence what does not fit about the processor.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(
+            run_processor_async(process, payloads, fail=fail, crash_at=crash_at, metadata=metadata, max_attempts=max_attempts)
+        )
+    raise RuntimeError("run_processor: an event loop is running here already: use `await run_processor_async(…)`")
+
+
+async def run_processor_async(
+    process: Any,
+    payloads: Iterable[Any],
+    *,
+    fail: Collection[int] | Mapping[int, BaseException] = (),
+    crash_at: int | Collection[int] | Mapping[int, int] = (),
+    metadata: Mapping[str, Any] | None = None,
+    max_attempts: int = 2,
+    connection: Any = None,
+) -> list[ItemRun]:
+    """As `run_processor`, inside an event loop; `connection` (asyncpg) is what `Result.write` is given, without one it is not called."""
+    given = [json.loads(to_json(payload)) for payload in payloads]
+    batch = BatchInfo(uuid4(), len(given), json.loads(to_json(dict(metadata or {}))))
+    desk = _Desk(_plugin(process), batch, _failures(fail), _deaths(crash_at), Policy(max_attempts, 0.0), connection)
+    async with desk:
+        return [await desk.run(position, payload) for position, payload in enumerate(given)]
+
+
+class _Desk:
+    """A worker's place: the processor that is open on it, and how an item is worked on."""
+
+    def __init__(
+        self,
+        plugin: Plugin,
+        batch: BatchInfo,
+        failures: Mapping[int, BaseException],
+        deaths: Mapping[int, int | None],
+        policy: Policy,
+        connection: Any,
+    ) -> None:
+        self._plugin, self._batch, self._policy, self._connection = plugin, batch, policy, connection
+        self._failures, self._deaths = failures, deaths
+        self._processor: OpenProcessor
+
+    async def __aenter__(self) -> None:
+        self._processor = await OpenProcessor.open(self._plugin, "inline")
+
+    async def __aexit__(self, *_exception: object) -> None:
+        await self._processor.close()
+
+    async def run(self, position: int, payload: Any) -> ItemRun:
+        """Attempt after attempt, until there is an end."""
+        key = payload if isinstance(payload, str) and len(payload) <= MAX_KEY else str(position)
+        checkpoint: str | None = None
+        error: str | None = None
+        attempt = 1
+        while True:
+            item = Item(self._batch.id, position, key, payload, attempt, None if checkpoint is None else json.loads(checkpoint))
+            context = RecordingContext(self._batch, checkpoint, self._deaths.get(position) if attempt == 1 else None)
+            record = await self._attempt(item, context)
+            checkpoint, error = context.saved, record.error or error
+            if record.status in ("completed", "failed"):
+                result = None if record.result is None else json.loads(record.result)
+                stored = None if checkpoint is None else json.loads(checkpoint)
+                return ItemRun(position, key, payload, record.status, attempt, result, error, tuple(context.told), stored)
+            attempt += 1
+
+    async def _attempt(self, item: Item, context: RecordingContext) -> ItemRecord:
+        outcome = await self._processor(item, context)
+        if item.attempt == 1 and (context.died or (item.position in self._deaths and self._deaths[item.position] is None)):
+            outcome = Failed(DIED)
+            self._processor = await OpenProcessor.open(self._plugin, "inline")  # the old one is not closed: nobody was left to do it
+        elif item.attempt == 1 and item.position in self._failures:
+            outcome = failure_of(self._failures[item.position])
+        elif isinstance(outcome, Succeeded) and outcome.write is not None and self._connection is not None:
+            outcome = await self._written(outcome, outcome.write)
+        assert isinstance(outcome, Succeeded | Failed)
+        return settle(item.position, item.key, item.attempt, outcome, self._policy, 0.0)
+
+    async def _written(self, outcome: Succeeded, write: Any) -> Outcome:
+        try:
+            async with self._connection.transaction():
+                await write(self._connection)
+        except Exception as error:
+            return failure_of(error)
+        return outcome
+
+
+def _plugin(process: Any) -> Plugin:
+    if isinstance(process, str):
+        return Registry({process: process}).load(process)
+    name = getattr(process, "__name__", type(process).__name__)
+    check(name, process)
+    return Plugin(name, process)
+
+
+def _failures(fail: Collection[int] | Mapping[int, BaseException]) -> Mapping[int, BaseException]:
+    return fail if isinstance(fail, Mapping) else {position: RuntimeError("failed on purpose") for position in fail}
+
+
+def _deaths(crash_at: int | Collection[int] | Mapping[int, int]) -> Mapping[int, int | None]:
+    """Position -> the checkpoint after which the worker dies, or None: when the processor returns."""
+    if isinstance(crash_at, Mapping):
+        return dict(crash_at)
+    return dict.fromkeys([crash_at] if isinstance(crash_at, int) else crash_at)
