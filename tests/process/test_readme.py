@@ -23,7 +23,7 @@ def processors() -> list[Callable[..., Any]]:
     """Whatever of the Python examples is meant as a processor."""
     found = []
     for snippet in blocks("python"):
-        if not re.search(r"^(async )?def |^class ", snippet, re.MULTILINE):
+        if not re.search(r"^(async )?def |^class ", snippet, re.MULTILINE) or snippet.startswith("# test_"):
             continue
         names: dict[str, Any] = {"__name__": "readme"}
         exec(snippet, names)

@@ -20,7 +20,7 @@ import yaml
 
 import streamworker
 from streamworker.messages import decode_event, decode_job, encode_event
-from streamworker.settings import OPTIONS, parse_duration
+from streamworker.settings import BUILT_IN_OPTIONS, OPTIONS, parse_duration
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -160,7 +160,7 @@ class TestContainers:
         assert [port for port in published if not str(port).startswith("127.0.0.1:")] == []
 
     def test_every_variable_of_ours_exists(self, services: dict[str, Any]) -> None:
-        known = {option.variable for option in OPTIONS} | {"STREAMWORKER_DOCUMENTS_ROOT"}
+        known = {option.variable for option in (*OPTIONS, *BUILT_IN_OPTIONS)}
         assert set(services["worker"]["environment"]) | set(services["migrate"]["environment"]) <= known
 
     def test_the_image_is_built_from_hashes_and_runs_without_rights(self) -> None:
@@ -193,7 +193,7 @@ class TestReadme:
 
     def test_the_table_of_settings_is_that_of_the_program(self) -> None:
         rows = {name: default.strip("`") for name, default in re.findall(r"^\| `([A-Z_]+)` \| (.*?) \|", README, re.MULTILINE)}
-        assert rows == {option.variable: option.default or "–" for option in OPTIONS if option.name not in NOT_YET}
+        assert rows == {option.variable: option.default or "–" for option in (*OPTIONS, *BUILT_IN_OPTIONS) if option.name not in NOT_YET}
 
     def test_the_message_is_one_that_a_worker_takes(self) -> None:
         (command,) = [line for line in "".join(blocks("sh")).splitlines() if line.startswith("redis-cli XADD")]
@@ -206,7 +206,9 @@ class TestReadme:
         assert json.loads(encode_event(decode_event(event.encode()))) == json.loads(event)
 
     def test_every_command_exists(self) -> None:
-        named = set(re.findall(r"streamworker (run|submit|list|status|watch|cancel|retry|dead|migrate|doctor|demo|gateway)\b", README))
+        named = set(
+            re.findall(r"streamworker (run|submit|list|status|watch|cancel|retry|search|dead|migrate|doctor|new|demo|gateway)\b", README)
+        )
         shown = subprocess.run(
             [sys.executable, "-m", "streamworker", "--help"], capture_output=True, text=True, check=True, timeout=60
         ).stdout

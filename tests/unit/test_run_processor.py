@@ -207,7 +207,7 @@ def test_an_installed_package_offers_a_processor_by_name(tmp_path: Path, monkeyp
     assert found.specs == {"by-key": "offered:process"}
     assert run_processor(found.specs["by-key"], ["a"])[0].result == "a"
     with pytest.raises(
-        ConfigurationError, match="expected module:attribute, or one of the installed processors .by-key, documents, ollama"
+        ConfigurationError, match=r"expected module:attribute, or one of the installed processors \(by-key, documents, ollama"
     ):
         registry(["by-kee"])
 
