@@ -82,6 +82,17 @@ async def test_a_picture_is_described_judged_and_embedded(ollama: Ollama, models
         assert (sent.format, sent.size) == ("JPEG", (1024, 1024))
 
 
+async def test_a_server_that_is_compatible_with_openai_does_as_well(
+    models: ModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STREAMWORKER_OLLAMA_API", "openai")
+    monkeypatch.setenv("STREAMWORKER_OLLAMA_HOST", f"{models.url}/v1")
+    async with Ollama(tmp_path) as ollama:
+        found = await describe(ollama, "green.png", encoded(picture_of("green")))
+    assert found["description"].startswith("A large green circle")
+    assert [path for path, _, _ in models.requests] == ["/v1/models", "/v1/chat/completions", "/v1/embeddings"]
+
+
 @pytest.mark.parametrize(
     ("answers", "description", "score"),
     [((REFUSAL, BETTER), BETTER, 100), ((REFUSAL, ""), REFUSAL, 0), (("A circle.", REFUSAL), "A circle.", 30)],
@@ -195,7 +206,7 @@ async def test_a_missing_root_is_told_when_it_opens(models: ModelServer, tmp_pat
 VIDEO = ("-f", "lavfi", "-i", "color=c=red:s=64x48:d=1,format=yuv420p[a];color=c=blue:s=64x48:d=3,format=yuv420p[b];[a][b]concat")
 
 
-@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi", "a.mpg", "a.ts", "a.webm", "a.flv"])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi", "a.ts"])
 async def test_frames_of_a_video_are_described(ollama: Ollama, models: ModelServer, name: str) -> None:
     if shutil.which("ffmpeg") is None:
         pytest.skip("ffmpeg is not installed: videos are not tested here")
@@ -205,8 +216,9 @@ async def test_frames_of_a_video_are_described(ollama: Ollama, models: ModelServ
     found = await describe(ollama, name)
     assert (found["kind"], found["images"], found["width"]) == ("video", 4, None)
     assert "red circle" in found["description"]
-    images = models.asked("/api/chat")[0]["messages"][0]["images"]
-    assert len(set(images)) > 1
+    question = models.asked("/api/chat")[0]["messages"][0]
+    assert len(set(question["images"])) > 1
+    assert question["content"].endswith("The images are frames of one video, in their order.")
 
 
 async def test_without_ffmpeg_a_video_is_refused(ollama: Ollama, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,7 @@ async def draw_frames(stream: BinaryIO, name: str, container: str) -> list[Image
     _, told = await _run(program, stream, *opening)
     frames, complaint = [], told
     for second in _moments(told):
-        drawing = ["-timelimit", "60", "-max_pixels", str(MAX_PIXELS), "-ss", f"{second:.3f}", *opening, "-an", "-sn", "-dn"]
+        drawing = ["-max_pixels", str(MAX_PIXELS), "-ss", f"{second:.3f}", *opening, "-an", "-sn", "-dn"]
         scaled = ["-frames:v", "1", "-vf", f"scale='min({_SIDE},iw)':-2", "-f", "image2pipe", "-c:v", "png", "pipe:1"]
         drawn, told = await _run(program, stream, "-loglevel", "error", *drawing, *scaled)
         complaint = told or complaint
@@ -96,8 +96,9 @@ async def _run(program: str, stream: BinaryIO, *arguments: str) -> tuple[bytes, 
 
 @asynccontextmanager
 async def _started(program: str, stream: BinaryIO, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    # No path on its command line, no secrets in its environment; killed at the end, whatever the end is.
-    line = [program, "-nostdin", "-hide_banner", *arguments]
+    # No path on its command line, no secrets in its environment; killed at the end, whatever the end is, and by its own limit (of CPU time,
+    # in seconds) should this process be killed before.
+    line = [program, "-nostdin", "-hide_banner", "-timelimit", "60", *arguments]
     environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
     pipe = asyncio.subprocess.PIPE
     running = await asyncio.create_subprocess_exec(*line, stdin=stream.fileno(), stdout=pipe, stderr=pipe, env=environment)

@@ -23,6 +23,14 @@ CORRECTION = (
 )
 
 
+# The prompt asks about one image: what several of them are.
+SEVERAL = {
+    "image": " The images are the first pages of one file.",
+    "pdf": " The images are the first pages of one document.",
+    "video": " The images are frames of one video, in their order.",
+}
+
+
 class Describer:
     """What a worker needs to describe files, open from `open` to `close`.
 
@@ -66,7 +74,8 @@ class Describer:
 
     async def _judged(self, seen: Seen, context: Context) -> tuple[str, Audit, int]:
         """A description and what is to be said about it: the better of two where the first is below the bar."""
-        question = Turn("user", self._configuration.prompt, seen.images)
+        several = SEVERAL[seen.kind] if len(seen.images) > 1 else ""
+        question = Turn("user", self._configuration.prompt + several, seen.images)
         first, judged = await self._answer([question], context, 10)
         if judged.score >= self._configuration.audit_minimum:
             return _some(first), judged, 1
