@@ -11,6 +11,7 @@ import io
 import json
 import math
 import re
+import sys
 import threading
 import zlib
 from collections import defaultdict, deque
@@ -30,6 +31,16 @@ Fault = Callable[["Handler"], None]
 REFUSAL = "I'm sorry, but I cannot see any image in this conversation."
 
 
+class QuietServer(ThreadingHTTPServer):
+    """Clients of tests are killed, or hang up: that is no news."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
+
 class ModelServer:
     """Answers until it is told otherwise: `then(path, fault)` has the next request to a path go wrong; `requests` keeps what was asked."""
 
@@ -38,8 +49,7 @@ class ModelServer:
         self.dimension = DIMENSION
         self.requests: list[tuple[str, dict[str, str], Any]] = []
         self._faults: dict[str, deque[Fault]] = defaultdict(deque)
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"server_of_models": self}))
-        self._http.daemon_threads = True
+        self._http = QuietServer(("127.0.0.1", 0), type("Bound", (Handler,), {"server_of_models": self}))
         self.url = f"http://127.0.0.1:{self._http.server_port}"
         threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 

@@ -40,6 +40,7 @@ class Ollama:
         if _broken:
             raise ConfigurationError(f"the processor 'ollama' cannot be imported: {_broken}")
         self.limits.check()
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # it would tell every request
         self._describer = Describer(self.configuration, self.limits)
         if wrong := await self._describer.open():
             _log.warning("the models were not checked: %s", wrong)

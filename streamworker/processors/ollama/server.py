@@ -103,6 +103,7 @@ async def connect(configuration: Configuration) -> AsyncIterator[ModelServer]:
     client = httpx.AsyncClient(
         headers=headers,
         timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT),
+        limits=httpx.Limits(max_connections=None),  # as many as items at the same time: waiting for one would count as the server's time
         follow_redirects=False,
         trust_env=False,
         verify=_trust(configuration.host),
