@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
@@ -28,6 +29,11 @@ ANY_REDIS = {
     "test_p11_ended_is_ended",
     "test_processor_api",
 }
+
+
+# What the tests start must hear Ctrl-C, also where a shell started the tests in the background and so without it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -77,13 +77,13 @@ class Burst:
     """One burst. `go_on(member, stopping)` takes over what it cannot end; `worked()` is called when there is nothing left to start."""
 
     @staticmethod
-    def fits(job: Job, processors: OpenProcessors, settings: Settings, pace: Pace) -> bool:
-        """Whether a job may be run in a burst, as far as the message tells.
+    def largest(together: int, settings: Settings, pace: Pace) -> int:
+        """How many items a batch may have. One that comes alone, or of unknown speed, has a single item: that alone is a suspect."""
+        return MOST_ITEMS if together > 1 and pace.is_quick and settings.item_concurrency == 1 else 1
 
-        Several items at a time, or items of unknown speed: then a batch of one item is all that fits, since its item alone is a suspect.
-        """
-        several = pace.is_quick and settings.item_concurrency == 1
-        largest = MOST_ITEMS if several else 1
+    @staticmethod
+    def fits(job: Job, largest: int, processors: OpenProcessors, settings: Settings) -> bool:
+        """Whether a job may be run in a burst, as far as the message tells."""
         small = job.items is None or (job.item_count <= largest and len(job.items) <= LONGEST_TEXT)
         return small and processors.are_open and (job.max_attempts or settings.max_attempts) > 1
 
@@ -137,6 +137,7 @@ class Burst:
                     await self._relief
                 elif not self._claimed and all(member.is_plain for member in self._done):
                     self._pace.measured(self._spent / self._ended)
+                    self._pace.more()
                     self._worked()
                 await self._settle()
         finally:
@@ -156,7 +157,7 @@ class Burst:
         await services.heartbeat.ready()
         wanted = [Wanted(a.job, a.delivery.entry_id, a.job.max_attempts or settings.max_attempts) for a in arrivals]
         terms = Claim(settings.consumer, services.heartbeat.number, None, settings.lease_ttl, settings.batch_timeout)
-        largest = MOST_ITEMS if self._pace.is_quick and settings.item_concurrency == 1 else 1
+        largest = self.largest(len(arrivals), settings, self._pace)
         self._step("acquire", "before", [arrival.job.batch_id for arrival in arrivals])
         asked_at = time.monotonic()
         try:
@@ -251,18 +252,26 @@ class Burst:
         return await self._lanes.call(self._lane, processor, policy, given, context)
 
     async def _checkpoint(self, member: Member, position: int, state: str) -> None:
+        await self._recorder_of(member, position).checkpoint(position, state)
+
+    def _recorder_of(self, member: Member, position: int) -> Recorder:
+        """What writes for this batch alone while its item at `position` runs."""
         if member.recorder is None:
             services, progress = self._services, self._progress_of(member)
+
+            def recorded(state: BatchState, rows: Sequence[ItemRecord]) -> None:
+                progress.recorded(state, [item_event(row) for row in rows])
+                tell_rows(services.events, state, rows)
+
             policy = Policy(member.grant.max_attempts, services.settings.retry_delay)
             member.recorder = Recorder(
                 services.pool, member.grant, member.arrival.hold, policy, 1, lambda: 1, services.settings.lease_ttl, services.events,
-                services.outages, services.explain_postgres, recorded=lambda state, _rows: progress.recorded(state, []),
-                again=lambda row: None,
+                services.outages, services.explain_postgres, recorded=recorded, again=lambda row: None,
             )  # fmt: skip
             member.recorder.open()
         for started in range(position + 1):
             member.recorder.may_start(started)
-        await member.recorder.checkpoint(position, state)
+        return member.recorder
 
     def _progress_of(self, member: Member) -> Progress:
         if member.progress is None:
@@ -289,6 +298,11 @@ class Burst:
     async def _relieve(self, member: Member, position: int) -> None:
         self._done.remove(member)
         await self._single_out(member, position + 1)
+        if position > 0:
+            recorder = self._recorder_of(member, position)
+            for row in member.rows[:position]:
+                recorder.add(row)
+            del member.rows[:position]
         await self._let_go()
         await self._settle()
         self._done.append(member)

@@ -17,8 +17,8 @@ from streamworker.processors.calls import Failed, Interrupted, OpenProcessor, Ou
 
 # How long a lane may keep the loop to itself while its items never wait for anything.
 FAIR_SHARE = 0.002
-# An item that runs so much longer than a commit is a slow one.
-SLOW = 0.025
+# An item that runs longer than a commit takes is a slow one.
+SLOW = 0.010
 
 
 @dataclass(slots=True, eq=False)
@@ -100,7 +100,7 @@ class Lanes:
     def look_out(self) -> None:
         """Look for slow items from now on."""
         if self._ticking is None:
-            self._ticking = self._loop.call_later(SLOW, self._tick)
+            self._ticking = self._loop.call_later(SLOW / 2, self._tick)
 
     def look_away(self) -> None:
         """Look no more."""
@@ -109,7 +109,7 @@ class Lanes:
             self._ticking = None
 
     def _tick(self) -> None:
-        self._ticking = self._loop.call_later(SLOW, self._tick)
+        self._ticking = self._loop.call_later(SLOW / 2, self._tick)
         if time.monotonic() - min(lane.began for lane in self.all) > SLOW:
             self._slow()
 

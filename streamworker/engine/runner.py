@@ -12,7 +12,7 @@ from uuid import UUID
 
 from streamworker.broker.consumer import Delivery
 from streamworker.engine.attempts import Pace
-from streamworker.engine.burst import Arrival, Burst, Member
+from streamworker.engine.burst import MOST_ITEMS, Arrival, Burst, Member
 from streamworker.engine.endings import Ending, Endings
 from streamworker.engine.holds import HeldLease, Hold
 from streamworker.engine.patience import GivenUp, Patience
@@ -96,6 +96,8 @@ class Runner:
             arrivals = [arrival for arrival in found if arrival is not None]
             try:
                 left = await self._run_together(arrivals)
+                if len(left) > 1:
+                    self.pace.fewer()
                 for arrival in left[1:]:
                     arrival.hold.entry_id = None  # not kept from looking idle any more
                     await self._guard(arrival.delivery, self._endings.pass_on(arrival.delivery))
@@ -154,7 +156,9 @@ class Runner:
 
     async def _run_together(self, arrivals: list[Arrival]) -> list[Arrival]:
         """Run what is small together; returns the others."""
-        fit = [arrival for arrival in arrivals if Burst.fits(arrival.job, self._processors, self._services.settings, self.pace)]
+        settings = self._services.settings
+        largest = Burst.largest(len(arrivals), settings, self.pace)
+        fit = [arrival for arrival in arrivals if Burst.fits(arrival.job, largest, self._processors, settings)]
         if not fit or self._stopping or (len(arrivals) > 1 and not self.pace.is_quick):
             return arrivals
         burst = Burst(self._services, self._patience, self._endings, self._processors, self.pace, self._go_on, self.free_slot)
@@ -256,6 +260,8 @@ class Runner:
         except Exception as error:
             return await self._give_up_on(state, error, delivery)
         self.pace.measured(run.seconds_an_item)
+        if state.total <= MOST_ITEMS:
+            self.pace.more()
         if completed:
             return await self._endings.conclude(Ending(run.state, delivery, run.last_items, self._seconds(state)))
         if run.failure is not None:
