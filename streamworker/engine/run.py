@@ -14,15 +14,16 @@ from typing import Any
 from streamworker.engine.attempts import Policy, backoff, settle
 from streamworker.engine.context import ItemContext
 from streamworker.engine.holds import INTERRUPT_GRACE, Call, Hold
+from streamworker.engine.processors import AnyProcessor
 from streamworker.engine.progress import LiveItem, Progress, item_event
 from streamworker.engine.recorder import NARROW_AFTER, Recorder
 from streamworker.engine.services import Services
 from streamworker.engine.source import ItemSource, Work
 from streamworker.errors import ConfigurationError, LeaseLost
-from streamworker.messages import TERMINAL, ItemEvent
+from streamworker.messages import TERMINAL, ItemEvent, clean_text
 from streamworker.observe.events import ItemFinished, ItemRetried, ItemStarted, Step
 from streamworker.processors.api import BatchInfo, Item
-from streamworker.processors.calls import Failed, Interrupted, OpenProcessor, Outcome, Succeeded
+from streamworker.processors.calls import Failed, Interrupted, Outcome, Succeeded
 from streamworker.store import items
 from streamworker.store.batches import DIED, Acquired, BatchState, ChargedItem, timed_out, too_many_failures
 from streamworker.store.items import ItemRecord, OpenItem
@@ -45,7 +46,7 @@ class Lane:
 class Run:
     """The work on one batch, from its acquisition until it is completed, failed, lost or drained."""
 
-    def __init__(self, services: Services, grant: Acquired, hold: Hold, processor: OpenProcessor) -> None:
+    def __init__(self, services: Services, grant: Acquired, hold: Hold, processor: AnyProcessor) -> None:
         settings = services.settings
         self._services = services
         self._hold = hold
@@ -173,6 +174,8 @@ class Run:
         elif not work.marked:
             mark = ItemRecord(item.position, item.key, "processing", work.attempt, seconds=0.0, progressed=False)
             await self._recorder.mark_retry(mark)
+        if not await self._ready():
+            return None
         self._hold.check_deadline()  # a process that was stopped wakes up here before its heartbeat can look
         if self._hold.lost is not None or self._source.closed:
             return None
@@ -189,6 +192,15 @@ class Run:
         if context.saved is not None:
             item = replace(item, checkpoint=context.saved)
         return await self._settle(item, work.attempt, outcome, time.monotonic() - began)
+
+    async def _ready(self) -> bool:
+        """Wait until the processor can take an item: that is not the item's time, and no attempt at it."""
+        try:
+            await self._processor.ready()
+        except ConfigurationError as error:
+            self._fail(clean_text(str(error)))
+            return False
+        return True
 
     def _context(self, work: Work) -> ItemContext:
         live = LiveItem(work.item.position, work.item.key, work.attempt)

@@ -21,7 +21,7 @@ from streamworker.engine.fetcher import RECLAIM_IDLE
 from streamworker.engine.holds import HeldLease, Hold
 from streamworker.engine.loop import server_of
 from streamworker.engine.outages import Server
-from streamworker.engine.processors import OpenProcessors
+from streamworker.engine.processors import AnyProcessor, OpenProcessors
 from streamworker.engine.progress import event_of
 from streamworker.engine.run import Run
 from streamworker.engine.services import Services
@@ -38,7 +38,6 @@ from streamworker.observe.events import (
     Step,
 )
 from streamworker.observe.events import LeaseLost as LeaseLostEvent
-from streamworker.processors.calls import OpenProcessor
 from streamworker.store import batches, creation
 from streamworker.store.batches import Acquired, BatchState, Claim, Ended, Foreign, Missing
 from streamworker.store.reconciling import mark_announced
@@ -208,7 +207,7 @@ class Runner:
             del self._unexpected[state.id]
             await self._fail(state, clean_text(f"unexpected error: {error!r}"), delivery)
 
-    def _begin(self, grant: Acquired, hold: Hold, processor: OpenProcessor) -> Run:
+    def _begin(self, grant: Acquired, hold: Hold, processor: AnyProcessor) -> Run:
         run = Run(self._services, grant, hold, processor)
         self._current[grant.state.id].run = run
         if self._stopping:

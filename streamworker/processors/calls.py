@@ -18,7 +18,7 @@ from typing import Any
 from streamworker.errors import ConfigurationError
 from streamworker.messages import clean_text, to_json
 from streamworker.processors.api import Context, Item, Permanent, Result, RetryAfter
-from streamworker.processors.loading import Plugin, call_of, is_async
+from streamworker.processors.importing import Plugin, call_of, is_async
 
 # How long (seconds) an interrupted call in a thread may take to end.
 THREAD_GRACE = 0.5
@@ -77,12 +77,12 @@ def failure_of(error: BaseException) -> Failed:
         case Permanent():
             return Failed(text, permanent=True)
         case RetryAfter():
-            return Failed(text, delay=_sane(error.seconds))
+            return Failed(text, delay=sane_delay(error.seconds))
     return Failed(text)
 
 
-def _sane(seconds: float) -> float:
-    # NaN and negative delays mean "now"; a year is longer than any batch may run.
+def sane_delay(seconds: float) -> float:
+    """The delay of a retry: NaN and negative ones mean "now"; a year is longer than any batch may run."""
     return min(seconds, 31_536_000.0) if seconds > 0 else 0.0
 
 
@@ -219,6 +219,9 @@ class OpenProcessor:
                 call_thread.stop()
             if self._thread:
                 self._thread.stop()
+
+    async def ready(self) -> None:
+        """Return when a call can begin: here at once."""
 
     async def __call__(self, item: Item, context: Context) -> Outcome:
         """Run the processor on one item. Cancelling this task interrupts it: the outcome is then Interrupted.

@@ -1,0 +1,135 @@
+"""The child's end of the channel to its worker: frames out from any thread, log records among them, frames in on the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import threading
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from streamworker.errors import LeaseLost
+from streamworker.messages import clean_text
+from streamworker.processors.frames import (
+    LONGEST_LOG_TEXT,
+    READ_SIZE,
+    Budget,
+    Checkpoint,
+    Frames,
+    FromChild,
+    Logged,
+    Stored,
+    ToChild,
+    pack,
+)
+from streamworker.processors.life import end_group
+
+# Log records a second, and in advance; more are counted.
+LOG_RATE, LOG_BURST = 200.0, 2_000.0
+MOST_FIELDS = 20
+LONGEST_FIELD = 2_000
+
+
+class Channel:
+    """One socket. Sending blocks until the worker has room, which it always makes."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.set_inheritable(False)
+        self._socket = connection
+        self._sending = threading.Lock()
+        self._stores: dict[int, asyncio.Future[None]] = {}
+        self._number = 0
+        self.left = False  # in a process that user code has forked: it has no say here
+        os.register_at_fork(after_in_child=self._leave)
+
+    def _leave(self) -> None:
+        self.left = True
+        self._socket.close()
+
+    def send(self, frame: FromChild) -> None:
+        """Send one frame, from any thread."""
+        data = pack(frame)
+        with contextlib.suppress(OSError), self._sending:
+            if not self.left:
+                self._socket.sendall(data)
+
+    def listen(self, heard: Callable[[ToChild], None]) -> None:
+        """From now on have the running loop give each frame to `heard`."""
+        frames = Frames(ToChild, largest=2**32)
+
+        def read() -> None:
+            try:
+                data = self._socket.recv(READ_SIZE, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                end_group()
+            for frame in frames.feed(data):
+                heard(frame)
+
+        asyncio.get_running_loop().add_reader(self._socket.fileno(), read)
+
+    async def store(self, text: str) -> None:
+        """Have the worker store a checkpoint, and wait until it is durable. On the loop of `listen`."""
+        self._number += 1
+        number = self._number
+        self._stores[number] = asyncio.get_running_loop().create_future()
+        try:
+            self.send(Checkpoint(number, text))
+            await self._stores[number]
+        finally:
+            del self._stores[number]
+
+    def stored(self, answer: Stored) -> None:
+        """The worker's answer to a checkpoint."""
+        waiting = self._stores.get(answer.number)
+        if waiting is None or waiting.done():
+            return
+        if answer.error is None:
+            waiting.set_result(None)
+        else:
+            waiting.set_exception(LeaseLost(answer.error))
+
+
+class ForwardLogs(logging.Handler):
+    """Sends the records of this process to the worker's log; what comes faster than anybody could read is counted."""
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__()
+        self._channel = channel
+        self._known = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+        self._budget = Budget(LOG_RATE, LOG_BURST)
+        self._dropped = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler.emit`."""
+        if not self._budget.take():
+            self._dropped += 1
+            return
+        try:
+            dropped, self._dropped = self._dropped, 0
+            if dropped:
+                self._channel.send(Logged(logging.WARNING, record.name, f"{dropped:,} log records dropped: they came too fast", {}))
+            self._channel.send(self._frame(record))
+        except Exception:
+            self.handleError(record)
+
+    def _frame(self, record: logging.LogRecord) -> Logged:
+        trouble = None
+        if record.exc_info and record.exc_info[0]:
+            trouble = clean_text("".join(traceback.format_exception(*record.exc_info)), LONGEST_LOG_TEXT)
+        extra = [(name, value) for name, value in vars(record).items() if name not in self._known]
+        fields = {clean_text(str(name), 100): _plain(value) for name, value in extra[:MOST_FIELDS]}
+        return Logged(record.levelno, clean_text(record.name, 200), clean_text(record.getMessage(), LONGEST_LOG_TEXT), fields, trouble)
+
+
+def _plain(value: Any) -> str | int | float | bool | None:
+    if value is None or type(value) in (bool, float) or (type(value) is int and abs(value) < 2**63):
+        return value  # type: ignore[no-any-return]
+    return clean_text(str(value), LONGEST_FIELD)
