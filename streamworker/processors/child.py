@@ -15,6 +15,8 @@ import socket
 import sys
 from uuid import UUID
 
+import uvloop
+
 from streamworker.errors import ConfigurationError
 from streamworker.messages import clean_text
 from streamworker.processors import frames, importing
@@ -144,4 +146,4 @@ def main(connection: int, worker: int, memory: int) -> None:
     channel = Channel(socket.socket(fileno=connection))
     logging.getLogger().addHandler(ForwardLogs(channel))
     logging.captureWarnings(True)
-    asyncio.run(_serve(channel))
+    uvloop.run(_serve(channel))  # the loop that a processor has in the worker, too

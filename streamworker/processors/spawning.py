@@ -44,7 +44,7 @@ def spawn(memory: int | None) -> Spawned:
     ended, life = os.pipe()
     numbers = (theirs.fileno(), ended, memory or 0)
     try:
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603 our own interpreter, our own program
             [sys.executable, "-c", _BOOT, "\n".join(sys.path), *map(str, numbers)],
             stdin=subprocess.DEVNULL,
             stdout=printing,

@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -180,12 +181,15 @@ async def quiet(item: Item, context: Context) -> Any:
 
 
 def _effect(item: Item) -> Callable[[Any], Any]:
-    async def write(connection: asyncpg.Connection) -> None:
-        await connection.execute("INSERT INTO public.effects (batch, position) VALUES ($1, $2)", item.batch_id, item.position)
-        if item.attempt <= _terms(item).get("bad_writes", 0):
-            raise ValueError("the write fails")
+    bad = item.attempt <= _terms(item).get("bad_writes", 0)
+    return partial(write_effect, batch=str(item.batch_id), position=item.position, bad=bad)
 
-    return write
+
+async def write_effect(connection: asyncpg.Connection, batch: str, position: int, bad: bool) -> None:
+    """Add a row, and fail after it if it is to be a bad one."""
+    await connection.execute("INSERT INTO public.effects (batch, position) VALUES ($1, $2)", batch, position)
+    if bad:
+        raise ValueError("the write fails")
 
 
 class Unspeakable(Exception):

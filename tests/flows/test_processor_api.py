@@ -18,7 +18,8 @@ from tests.flows.workers import WorkerProcess
 WORK, THREAD = "tests.flows.processors:work", "tests.flows.processors:work_in_thread"
 HERE = __name__
 LIMIT = 2000
-MODES = [("inline", "work"), ("inline", "plain"), ("thread", "work")]  # a plain def runs in a thread of its own in either isolation
+# A plain def runs in a thread of its own in each of them.
+MODES = [("inline", "work"), ("inline", "plain"), ("thread", "work"), ("process", "work"), ("process", "plain")]
 NUL, HALF = "\u2400", "\u241b"  # stand for what a payload cannot hold
 
 
@@ -158,7 +159,7 @@ def workers(module_scene: Scene) -> dict[str, WorkerProcess]:
     return {}
 
 
-@pytest.fixture(params=MODES, ids=["inline-async", "inline-plain", "thread-async"])
+@pytest.fixture(params=MODES, ids=["inline-async", "inline-plain", "thread-async", "process-async", "process-plain"])
 def mode(request: pytest.FixtureRequest) -> tuple[str, str]:
     """An isolation, and the processor to name."""
     isolation, processor = request.param
