@@ -34,11 +34,12 @@ class Succeeded:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The attempt failed; `delay` (seconds) asks for a later retry, `permanent` for none."""
+    """The attempt failed; `delay` (seconds) asks for a later retry, `permanent` for none. `exhausted`: there was no memory left."""
 
     error: str
     permanent: bool = False
     delay: float | None = None
+    exhausted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ def failure_of(error: BaseException) -> Failed:
             return Failed(text, permanent=True)
         case RetryAfter():
             return Failed(text, delay=sane_delay(error.seconds))
-    return Failed(text)
+    return Failed(text, exhausted=isinstance(error, MemoryError))
 
 
 def sane_delay(seconds: float) -> float:

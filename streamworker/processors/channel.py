@@ -9,7 +9,7 @@ import os
 import socket
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from streamworker.errors import LeaseLost
@@ -60,20 +60,25 @@ class Channel:
     def listen(self, heard: Callable[[ToChild], None]) -> None:
         """From now on have the running loop give each frame to `heard`."""
         frames = Frames(ToChild, largest=2**32)
+        room = memoryview(bytearray(READ_SIZE))  # taken now: later there may be no memory left
 
         def read() -> None:
-            try:
-                data = self._socket.recv(READ_SIZE, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                return
-            except OSError:
-                data = b""
-            if not data:
-                end_group()
-            for frame in frames.feed(data):
-                heard(frame)
+            with ending_on_errors():
+                for frame in frames.feed(room[: self._receive(room)]):
+                    heard(frame)
 
         asyncio.get_running_loop().add_reader(self._socket.fileno(), read)
+
+    def _receive(self, room: memoryview) -> int:
+        try:
+            size = self._socket.recv_into(room, 0, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            size = 0
+        if not size:
+            end_group()
+        return size
 
     async def store(self, text: str) -> None:
         """Have the worker store a checkpoint, and wait until it is durable. On the loop of `listen`."""
@@ -95,6 +100,17 @@ class Channel:
             waiting.set_result(None)
         else:
             waiting.set_exception(LeaseLost(answer.error))
+
+
+@contextlib.contextmanager
+def ending_on_errors() -> Iterator[None]:
+    """For what must not fail here, and may for want of memory: the worker waits for an answer, or for the end of this process."""
+    try:
+        yield
+    except Exception:
+        with contextlib.suppress(Exception):
+            traceback.print_exc()
+        os._exit(1)
 
 
 class ForwardLogs(logging.Handler):
@@ -123,7 +139,7 @@ class ForwardLogs(logging.Handler):
     def _frame(self, record: logging.LogRecord) -> Logged:
         trouble = None
         if record.exc_info and record.exc_info[0]:
-            trouble = clean_text("".join(traceback.format_exception(*record.exc_info)), LONGEST_LOG_TEXT)
+            trouble = clean_text("".join(traceback.format_exception(*record.exc_info)).rstrip(), LONGEST_LOG_TEXT)
         extra = [(name, value) for name, value in vars(record).items() if name not in self._known]
         fields = {clean_text(str(name), 100): _plain(value) for name, value in extra[:MOST_FIELDS]}
         return Logged(record.levelno, clean_text(record.name, 200), clean_text(record.getMessage(), LONGEST_LOG_TEXT), fields, trouble)

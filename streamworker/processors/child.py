@@ -22,7 +22,7 @@ from streamworker.messages import clean_text
 from streamworker.processors import frames, importing
 from streamworker.processors.api import BatchInfo, Item
 from streamworker.processors.calls import Failed, Interrupted, OpenProcessor, Outcome
-from streamworker.processors.channel import Channel, ForwardLogs
+from streamworker.processors.channel import Channel, ForwardLogs, ending_on_errors
 from streamworker.processors.child_context import ChildContext
 from streamworker.processors.importing import Plugin
 from streamworker.processors.life import end_with, limit_memory
@@ -92,6 +92,10 @@ class Child:
         return None
 
     async def _work(self, work: frames.Work) -> None:
+        with ending_on_errors():
+            await self._run(work)
+
+    async def _run(self, work: frames.Work) -> None:
         assert self._processor is not None
         assert self._batch is not None
         context = self._context = ChildContext(self._channel, self._batch, self._loop)
@@ -105,8 +109,8 @@ class Child:
 
     def _answer(self, outcome: Outcome) -> frames.Answer:
         match outcome:
-            case Failed(error, permanent, delay):
-                return frames.Failed(error, permanent, delay)
+            case Failed(error, permanent, delay, exhausted):
+                return frames.Failed(error, permanent, delay, exhausted)
             case Interrupted():
                 return frames.Interrupted()
         try:

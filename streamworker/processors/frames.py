@@ -114,11 +114,12 @@ class Succeeded(_Frame, tag=23):
 
 
 class Failed(_Frame, tag=24):
-    """The attempt failed."""
+    """The attempt failed; where memory was `exhausted`, the next item would fare no better in this process."""
 
     error: str
     permanent: bool = False
     delay: float | None = None
+    exhausted: bool = False
 
 
 class Interrupted(_Frame, tag=25):
@@ -175,7 +176,7 @@ class Frames:
         self._largest = largest
         self._rest = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[Any]:
+    def feed(self, data: bytes | memoryview) -> Iterator[Any]:
         """The frames that are complete with this piece. Raises BadFrame."""
         if not self._rest and len(data) > 4 and len(data) == 4 + _LENGTH.unpack_from(data)[0]:
             yield self._decode(memoryview(data)[4:])  # one frame and no more: the common case

@@ -130,22 +130,24 @@ class IsolatedProcessor:
             if not self._idle:
                 await self.ready()
             child = self._idle.pop()
+            answer = None
             try:
-                return await child.call(item, context)
+                answer = await child.call(item, context)
+                return answer
             except ChildDied as death:
                 unstarted += 1
                 if unstarted == MOST_UNSTARTED:
                     return frames.Failed(str(death))
             finally:
-                self._release(child)
+                self._release(child, retired=isinstance(answer, frames.Failed) and answer.exhausted)
 
-    def _release(self, child: ChildProcess) -> None:
+    def _release(self, child: ChildProcess, retired: bool) -> None:
         """Its item has ended: it is free, or replaced."""
         if self._closing:
             return
         if not child.usable:
             self._replace(None)
-        elif self._most_items is not None and child.served >= self._most_items:
+        elif retired or (self._most_items is not None and child.served >= self._most_items):
             self._replace(child)
         else:
             self._set_free(child)
