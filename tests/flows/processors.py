@@ -232,7 +232,7 @@ def _returned(what: str) -> Any:
         "deep": lambda: deep,
         "nul": lambda: "before\0after",
         "surrogate": lambda: ["before\ud800after"],
-        "large": lambda: "x" * (17 * 1024 * 1024),
+        "large": lambda: "x" * (100 * 1024 * 1024),
         "number key": lambda: {1: "one"},
     }[what]()
 
