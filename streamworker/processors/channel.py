@@ -9,8 +9,8 @@ import os
 import socket
 import threading
 import traceback
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 from streamworker.errors import LeaseLost
 from streamworker.messages import clean_text
@@ -53,9 +53,12 @@ class Channel:
     def send(self, frame: FromChild) -> None:
         """Send one frame, from any thread."""
         data = pack(frame)
-        with contextlib.suppress(OSError), self._sending:
-            if not self.left:
-                self._socket.sendall(data)
+        try:
+            with self._sending:
+                if not self.left:
+                    self._socket.sendall(data)
+        except OSError:
+            return  # the worker is gone, and soon this process is
 
     def listen(self, heard: Callable[[ToChild], None]) -> None:
         """From now on have the running loop give each frame to `heard`."""
@@ -63,9 +66,11 @@ class Channel:
         room = memoryview(bytearray(READ_SIZE))  # taken now: later there may be no memory left
 
         def read() -> None:
-            with ending_on_errors():
+            try:
                 for frame in frames.feed(room[: self._receive(room)]):
                     heard(frame)
+            except Exception:
+                give_up()
 
         asyncio.get_running_loop().add_reader(self._socket.fileno(), read)
 
@@ -102,15 +107,11 @@ class Channel:
             waiting.set_exception(LeaseLost(answer.error))
 
 
-@contextlib.contextmanager
-def ending_on_errors() -> Iterator[None]:
-    """For what must not fail here, and may for want of memory: the worker waits for an answer, or for the end of this process."""
-    try:
-        yield
-    except Exception:
-        with contextlib.suppress(Exception):
-            traceback.print_exc()
-        os._exit(1)
+def give_up() -> NoReturn:
+    """What must not fail has failed, perhaps for want of memory: the worker waits for an answer, or for the end of this process."""
+    with contextlib.suppress(Exception):
+        traceback.print_exc()
+    os._exit(1)
 
 
 class ForwardLogs(logging.Handler):

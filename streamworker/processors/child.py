@@ -6,7 +6,6 @@ It hears and answers frames; whatever the processor prints or logs goes to the w
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import faulthandler
 import json
 import logging
@@ -22,7 +21,7 @@ from streamworker.messages import clean_text
 from streamworker.processors import frames, importing
 from streamworker.processors.api import BatchInfo, Item
 from streamworker.processors.calls import Failed, Interrupted, OpenProcessor, Outcome
-from streamworker.processors.channel import Channel, ForwardLogs, ending_on_errors
+from streamworker.processors.channel import Channel, ForwardLogs, give_up
 from streamworker.processors.child_context import ChildContext
 from streamworker.processors.importing import Plugin
 from streamworker.processors.life import end_with, limit_memory
@@ -92,20 +91,19 @@ class Child:
         return None
 
     async def _work(self, work: frames.Work) -> None:
-        with ending_on_errors():
-            await self._run(work)
-
-    async def _run(self, work: frames.Work) -> None:
         assert self._processor is not None
         assert self._batch is not None
-        context = self._context = ChildContext(self._channel, self._batch, self._loop)
-        outcome = await self._processor(_item(self._batch.id, work), context)
-        context.stopped = True
-        self._context = self._running = None
-        _flush()
-        if self._channel.left:
-            os._exit(0)  # a process that user code has forked came back from it: there is only one answer, and it is not this one
-        self._channel.send(self._answer(outcome))
+        try:
+            context = self._context = ChildContext(self._channel, self._batch, self._loop)
+            outcome = await self._processor(_item(self._batch.id, work), context)
+            context.stopped = True
+            self._context = self._running = None
+            _flush()
+            if self._channel.left:
+                os._exit(0)  # a process that user code has forked came back from it: the other one answers
+            self._channel.send(self._answer(outcome))
+        except Exception:
+            give_up()
 
     def _answer(self, outcome: Outcome) -> frames.Answer:
         match outcome:
@@ -130,9 +128,11 @@ def _item(batch_id: UUID, work: frames.Work) -> Item:
 
 
 def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):  # user code may have put anything in its place, or closed it
-            stream.flush()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except Exception:  # user code may have put anything in their place, or closed them
+        return
 
 
 async def _serve(channel: Channel) -> None:

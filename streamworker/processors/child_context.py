@@ -13,7 +13,8 @@ from streamworker.processors.api import DONE, LONGEST_TOLD, BatchInfo, percent_o
 from streamworker.processors.channel import Channel
 from streamworker.processors.frames import Told
 
-LOG = logging.getLogger("streamworker.processor")
+# The worker adds the ids, as it does to everything that comes from here.
+ADAPTER = logging.LoggerAdapter(logging.getLogger("streamworker.processor"))
 # What is told within so many seconds is told once, by its last state.
 PAUSE = 0.1
 
@@ -25,7 +26,7 @@ class ChildContext:
 
     def __init__(self, channel: Channel, batch: BatchInfo, loop: asyncio.AbstractEventLoop) -> None:
         self.batch = batch
-        self.log = logging.LoggerAdapter(LOG)  # the worker adds the ids, as it does to everything that comes from here
+        self.log = ADAPTER
         self.stopped = False
         self._channel = channel
         self._loop = loop

@@ -47,6 +47,7 @@ class ChildProcess:
         self._spawned = spawn(memory)
         self._connection = self._spawned.connection
         self._frames = Frames(FromChild)
+        self._room = memoryview(bytearray(READ_SIZE))
         self._unsent = bytearray()
         self._reply: asyncio.Future[Any] | None = None
         self._ids: dict[str, object] = {"child": self.pid}
@@ -193,18 +194,18 @@ class ChildProcess:
         if self._deaf:
             return False
         try:
-            data = self._connection.recv(READ_SIZE)
+            size = self._connection.recv_into(self._room)
         except BlockingIOError:
             return False
         except ConnectionResetError:  # it went with something of ours unread
-            self._unread, data = True, b""
+            self._unread, size = True, 0
         except OSError:
-            data = b""
-        if not data:
+            size = 0
+        if not size:
             self._hung_up()
             return False
         try:
-            for frame in self._frames.feed(data):
+            for frame in self._frames.feed(self._room[:size]):
                 self._hear(frame)
         except BadFrame as error:
             self._spoil(str(error))
@@ -250,6 +251,8 @@ class ChildProcess:
     # --- its end --------------------------------------------------------------------------------------------------------------
 
     def _spoil(self, what: str) -> None:
+        self._deaf = True
+        self._loop.remove_reader(self._connection.fileno())
         self.kill(clean_text(f"it broke the protocol: {what}", 300))
 
     def _hung_up(self) -> None:

@@ -17,7 +17,7 @@ from streamworker.messages import MAX_JSON_BYTES
 
 # A result and the arguments of its write, each as large as JSON may be, and their surroundings.
 LARGEST_FRAME = 2 * MAX_JSON_BYTES + 1024 * 1024
-READ_SIZE = 256 * 1024
+READ_SIZE = 64 * 1024
 LONGEST_LOG_TEXT = 8_000
 
 _LENGTH = struct.Struct("!I")

@@ -12,6 +12,7 @@ from streamworker.processors.frames import READ_SIZE, Budget
 
 LOG = logging.getLogger("streamworker.processor")
 LONGEST_LINE = 4_000
+NEWLINE = 10
 # Bytes a second, and in advance, that one child may put into the log by printing.
 RATE, BURST = 64 * 1024.0, 256 * 1024.0
 
@@ -27,6 +28,7 @@ class Output:
         self._file = file
         self._ids = ids
         self._loop = loop
+        self._room = bytearray(READ_SIZE)
         self._line = bytearray()
         self._cutting = False  # in the middle of a line whose beginning was told
         self._dropped = 0
@@ -53,27 +55,27 @@ class Output:
     def _read(self) -> bool:
         """Take what is there; False when that was nothing."""
         try:
-            data = os.read(self._file, READ_SIZE)
+            size = os.readv(self._file, [self._room])
         except BlockingIOError:
             return False
-        if not data:
+        if not size:
             self._loop.remove_reader(self._file)  # nobody can print any more
             return False
-        if self._budget.take(len(data)):
+        if self._budget.take(size):
             self._tell_dropped()
-            self._take(data)
+            self._take(self._room[:size])
         else:
-            self._drop(data)
+            self._drop(size, torn=self._room[size - 1] != NEWLINE)
         return True
 
-    def _take(self, data: bytes) -> None:
+    def _take(self, data: bytearray) -> None:
         *lines, rest = data.split(b"\n")
         for line in lines:
             self._add(line)
             self._end_line()
         self._add(rest)
 
-    def _add(self, part: bytes) -> None:
+    def _add(self, part: bytearray) -> None:
         if self._cutting:
             return
         self._line += part[: LONGEST_LINE + 1]
@@ -88,10 +90,10 @@ class Output:
         self._line.clear()
         self._cutting = False
 
-    def _drop(self, data: bytes) -> None:
+    def _drop(self, size: int, torn: bool) -> None:
         self._end_line()
-        self._dropped += len(data)
-        self._cutting = not data.endswith(b"\n")
+        self._dropped += size
+        self._cutting = torn
 
     def _tell_dropped(self) -> None:
         dropped, self._dropped = self._dropped, 0
