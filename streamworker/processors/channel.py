@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import select
 import socket
 import threading
 import traceback
@@ -41,6 +42,8 @@ class Channel:
         connection.set_inheritable(False)
         self._socket = connection
         self._sending = threading.Lock()
+        self._room_to_send = select.poll()
+        self._room_to_send.register(connection, select.POLLOUT)
         self._stores: dict[int, asyncio.Future[None]] = {}
         self._number = 0
         self.left = False  # in a process that user code has forked: it has no say here
@@ -56,9 +59,21 @@ class Channel:
         try:
             with self._sending:
                 if not self.left:
-                    self._socket.sendall(data)
+                    self._send_all(data)
         except OSError:
             return  # the worker is gone, and soon this process is
+
+    def _send_all(self, data: bytes) -> None:
+        sent = self._send_some(data)
+        while sent < len(data):
+            self._room_to_send.poll()
+            sent += self._send_some(memoryview(data)[sent:])
+
+    def _send_some(self, data: bytes | memoryview) -> int:
+        try:
+            return self._socket.send(data)
+        except BlockingIOError:  # the loop that listens makes it so
+            return 0
 
     def listen(self, heard: Callable[[ToChild], None]) -> None:
         """From now on have the running loop give each frame to `heard`."""

@@ -58,7 +58,8 @@ class ChildProcess:
         self._output = Output(self._spawned.output, lambda: self._ids, self._loop)
         self._reason = ""
         self._deaf = False  # it has hung up
-        self._unread = False
+        self._unread = False  # it went with something of ours unread
+        self._sent_more = False  # that may have been something else than the order
         self._ended = asyncio.Event()
         self.served = 0
         self.usable = True
@@ -146,14 +147,15 @@ class ChildProcess:
         if not self.usable:
             raise ChildDied(self._reason or "it has ended", started=False)
         self._reply = self._loop.create_future()
-        self._send(order)
+        self._sent_more = False
+        self._unread = not self._send(order)
         return await self._reply
 
     async def _interrupt(self) -> frames.Interrupted:
         """Its result is not wanted: ask it to end, then make it."""
         if self._reply is not None and self._reply.cancelled():
             self._reply = self._loop.create_future()
-            self._send(frames.Cancel())
+            self._send_more(frames.Cancel())
             deadline = self._loop.time() + INTERRUPT_GRACE
             while not self._reply.done() and (left := deadline - self._loop.time()) > 0:
                 with contextlib.suppress(asyncio.CancelledError):  # interrupted already: asking twice changes nothing
@@ -164,7 +166,8 @@ class ChildProcess:
 
     # --- the channel ----------------------------------------------------------------------------------------------------------
 
-    def _send(self, frame: ToChild) -> None:
+    def _send(self, frame: ToChild) -> bool:
+        """Send it now or when there is room; False when nobody will ever read it."""
         data = pack(frame)
         if not self._unsent:
             try:
@@ -172,12 +175,17 @@ class ChildProcess:
             except BlockingIOError:
                 sent = 0
             except OSError:
-                return  # it is gone: that is told by its end
+                return False  # it is gone: that is told by its end
             if sent == len(data):
-                return
+                return True
             data = data[sent:]
             self._loop.add_writer(self._connection.fileno(), self._send_rest)
         self._unsent += data
+        return True
+
+    def _send_more(self, frame: ToChild) -> None:
+        self._sent_more = True
+        self._send(frame)
 
     def _send_rest(self) -> None:
         try:
@@ -197,7 +205,7 @@ class ChildProcess:
             size = self._connection.recv_into(self._room)
         except BlockingIOError:
             return False
-        except ConnectionResetError:  # it went with something of ours unread
+        except ConnectionResetError:
             self._unread, size = True, 0
         except OSError:
             size = 0
@@ -246,7 +254,7 @@ class ChildProcess:
         self._storing.discard(ended)
         error = "interrupted" if ended.cancelled() else ended.exception()
         if self.usable:
-            self._send(frames.Stored(number, None if error is None else clean_text(str(error) or type(error).__name__)))
+            self._send_more(frames.Stored(number, None if error is None else clean_text(str(error) or type(error).__name__)))
 
     # --- its end --------------------------------------------------------------------------------------------------------------
 
@@ -278,7 +286,8 @@ class ChildProcess:
         self._ended.set()
         self._output.close()
         if self._reply is not None and not self._reply.done():
-            self._reply.set_exception(ChildDied(self._epitaph(), started=not (self._unread or self._unsent)))
+            started = self._sent_more or not (self._unread or self._unsent)
+            self._reply.set_exception(ChildDied(self._epitaph(), started))
         self._let_go()
         self.died(self)
 
