@@ -50,12 +50,12 @@ class ChildProcess:
         self._room = memoryview(bytearray(READ_SIZE))
         self._unsent = bytearray()
         self._reply: asyncio.Future[Any] | None = None
-        self._ids: dict[str, object] = {"child": self.pid}
+        self._item: Item | None = None
         self._context: Context | None = None
         self._batch: object = None
         self._storing: set[asyncio.Future[None]] = set()
         self._logs = Budget(LOG_RATE, LOG_BURST)
-        self._output = Output(self._spawned.output, lambda: self._ids, self._loop)
+        self._output = Output(self._spawned.output, self._ids, self._loop)
         self._reason = ""
         self._deaf = False  # it has hung up
         self._unread = False  # it went with something of ours unread
@@ -74,6 +74,12 @@ class ChildProcess:
         """Its process id."""
         return self._spawned.process.pid
 
+    def _ids(self) -> dict[str, object]:
+        """The fields of whatever it tells now."""
+        if self._item is None:
+            return {"child": self.pid}
+        return {"batch_id": str(self._item.batch_id), "position": self._item.position, "attempt": self._item.attempt}
+
     # --- orders ---------------------------------------------------------------------------------------------------------------
 
     async def load(self, name: str, spec: str) -> None:
@@ -89,8 +95,7 @@ class ChildProcess:
 
         Raises ChildDied where the process died before it had begun.
         """
-        self._context = context
-        self._ids = {"batch_id": str(item.batch_id), "position": item.position, "attempt": item.attempt}
+        self._item, self._context = item, context
         if self._batch is not context.batch:
             self._batch = context.batch
             self._send(frames.Batch(item.batch_id.bytes, self._batch.total, json_text(dict(self._batch.metadata))))
@@ -106,8 +111,7 @@ class ChildProcess:
             return frames.Failed(str(death))
         finally:
             self._output.finish_item()
-            self._context = self._reply = None
-            self._ids = {"child": self.pid}
+            self._item = self._context = self._reply = None
         if isinstance(answer, frames.Answer):
             return answer
         self._spoil("an answer that does not fit")
@@ -237,7 +241,7 @@ class ChildProcess:
         record = logging.LogRecord(clean_text(told.logger, 200), level, "", 0, "%s", (told.text,), None)
         record.stack_info = told.trouble
         given = [(name, value) for name, value in told.fields.items() if name not in vars(record)]
-        vars(record).update(dict(given[:20]) | self._ids)
+        vars(record).update(dict(given[:20]) | self._ids())
         LOG.handle(record)
 
     def _store(self, context: Context, wanted: frames.Checkpoint) -> None:
