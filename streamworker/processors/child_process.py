@@ -15,9 +15,10 @@ from streamworker.errors import ConfigurationError
 from streamworker.messages import clean_text
 from streamworker.processors import frames
 from streamworker.processors.api import Context, Item
-from streamworker.processors.frames import READ_SIZE, BadFrame, Budget, Frames, FromChild, ToChild, json_text, pack
+from streamworker.processors.frames import Budget, FromChild, ToChild, json_text
 from streamworker.processors.output import LOG, Output
 from streamworker.processors.spawning import spawn
+from streamworker.processors.wire import Wire
 
 # How long (seconds) an interrupted item may take to end by itself, before its process is killed.
 INTERRUPT_GRACE = 0.3
@@ -45,10 +46,7 @@ class ChildProcess:
     def __init__(self, memory: int | None) -> None:
         self._loop = asyncio.get_running_loop()
         self._spawned = spawn(memory)
-        self._connection = self._spawned.connection
-        self._frames = Frames(FromChild)
-        self._room = memoryview(bytearray(READ_SIZE))
-        self._unsent = bytearray()
+        self._wire = Wire(self._spawned.connection, self._hear, self._spoil, self._hung_up)
         self._reply: asyncio.Future[Any] | None = None
         self._item: Item | None = None
         self._context: Context | None = None
@@ -57,14 +55,11 @@ class ChildProcess:
         self._logs = Budget(LOG_RATE, LOG_BURST)
         self._output = Output(self._spawned.output, self._ids, self._loop)
         self._reason = ""
-        self._deaf = False  # it has hung up
-        self._unread = False  # it went with something of ours unread
-        self._sent_more = False  # that may have been something else than the order
+        self._sent_more = False  # what it went with unread may have been something else than its order
         self._ended = asyncio.Event()
         self.served = 0
         self.usable = True
         self.died: Callable[[ChildProcess], None] = lambda child: None
-        self._loop.add_reader(self._connection.fileno(), self._read)
         self._pidfd = _pidfd(self.pid)
         if self._pidfd is not None:
             self._loop.add_reader(self._pidfd, self._reap)
@@ -98,7 +93,7 @@ class ChildProcess:
         self._item, self._context = item, context
         if self._batch is not context.batch:
             self._batch = context.batch
-            self._send(frames.Batch(item.batch_id.bytes, self._batch.total, json_text(dict(self._batch.metadata))))
+            self._wire.send(frames.Batch(item.batch_id.bytes, self._batch.total, json_text(dict(self._batch.metadata))))
         checkpoint = None if item.checkpoint is None else json_text(item.checkpoint)
         self.served += 1
         try:
@@ -152,7 +147,7 @@ class ChildProcess:
             raise ChildDied(self._reason or "it has ended", started=False)
         self._reply = self._loop.create_future()
         self._sent_more = False
-        self._unread = not self._send(order)
+        self._wire.unread = not self._wire.send(order)
         return await self._reply
 
     async def _interrupt(self) -> frames.Interrupted:
@@ -170,58 +165,9 @@ class ChildProcess:
 
     # --- the channel ----------------------------------------------------------------------------------------------------------
 
-    def _send(self, frame: ToChild) -> bool:
-        """Send it now or when there is room; False when nobody will ever read it."""
-        data = pack(frame)
-        if not self._unsent:
-            try:
-                sent = self._connection.send(data)
-            except BlockingIOError:
-                sent = 0
-            except OSError:
-                return False  # it is gone: that is told by its end
-            if sent == len(data):
-                return True
-            data = data[sent:]
-            self._loop.add_writer(self._connection.fileno(), self._send_rest)
-        self._unsent += data
-        return True
-
     def _send_more(self, frame: ToChild) -> None:
         self._sent_more = True
-        self._send(frame)
-
-    def _send_rest(self) -> None:
-        try:
-            del self._unsent[: self._connection.send(self._unsent)]
-        except BlockingIOError:
-            return
-        except OSError:
-            self._unsent.clear()
-        if not self._unsent:
-            self._loop.remove_writer(self._connection.fileno())
-
-    def _read(self) -> bool:
-        """Take what has come; False when there is nothing."""
-        if self._deaf:
-            return False
-        try:
-            size = self._connection.recv_into(self._room)
-        except BlockingIOError:
-            return False
-        except ConnectionResetError:
-            self._unread, size = True, 0
-        except OSError:
-            size = 0
-        if not size:
-            self._hung_up()
-            return False
-        try:
-            for frame in self._frames.feed(self._room[:size]):
-                self._hear(frame)
-        except BadFrame as error:
-            self._spoil(str(error))
-        return True
+        self._wire.send(frame)
 
     def _hear(self, frame: FromChild) -> None:
         if not isinstance(frame, _ASIDE):
@@ -263,13 +209,9 @@ class ChildProcess:
     # --- its end --------------------------------------------------------------------------------------------------------------
 
     def _spoil(self, what: str) -> None:
-        self._deaf = True
-        self._loop.remove_reader(self._connection.fileno())
         self.kill(clean_text(f"it broke the protocol: {what}", 300))
 
     def _hung_up(self) -> None:
-        self._deaf = True
-        self._loop.remove_reader(self._connection.fileno())
         if self._pidfd is None:
             self._reap()
         else:
@@ -284,13 +226,13 @@ class ChildProcess:
             if self._pidfd is None:
                 self._loop.call_later(REAP_PAUSE, self._reap)
             return
-        while self._read():
+        while self._wire.read():
             pass
         self.usable = False
         self._ended.set()
         self._output.close()
         if self._reply is not None and not self._reply.done():
-            started = self._sent_more or not (self._unread or self._unsent)
+            started = self._sent_more or (self._wire.sent_all and not self._wire.unread)
             self._reply.set_exception(ChildDied(self._epitaph(), started))
         self._let_go()
         self.died(self)
@@ -306,13 +248,10 @@ class ChildProcess:
         return f"the processor's process died: signal {-status} ({name}){hint}"
 
     def _let_go(self) -> None:
-        for file in (self._connection.fileno(), self._pidfd):
-            if file is not None:
-                self._loop.remove_reader(file)
-        self._loop.remove_writer(self._connection.fileno())
-        self._connection.close()
+        self._wire.close()
         os.close(self._spawned.life)
         if self._pidfd is not None:
+            self._loop.remove_reader(self._pidfd)
             os.close(self._pidfd)
         for storing in self._storing:
             storing.cancel()
