@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from streamworker.broker.connection import CONNECTION_ERRORS
 from streamworker.broker.publisher import Publisher
@@ -31,7 +31,7 @@ class Announcer:
         self._explain = explain
         self._queue: deque[ProgressEvent] = deque()
         self._ends: dict[int, asyncio.Future[None]] = {}
-        self._current: dict[str, Callable[[], ProgressEvent]] = {}
+        self._current: dict[str, Callable[[], ProgressEvent | None]] = {}
         self._dirty: set[str] = set()
         self._wake = asyncio.Event()
         self._stopping = False
@@ -52,14 +52,20 @@ class Announcer:
         for end in self._ends.values():
             end.cancel()
 
-    def register(self, batch_id: str, current: Callable[[], ProgressEvent]) -> None:
-        """Where to ask for the present state of a batch that runs here."""
+    def register(self, batch_id: str, current: Callable[[], ProgressEvent | None]) -> None:
+        """Where to ask for the present state of a batch that runs here; None once its lease is lost: then nothing more is told."""
         self._current[batch_id] = current
 
     def forget(self, batch_id: str) -> None:
-        """The batch runs here no longer."""
+        """The batch runs here no longer; what it has to tell is told, unless its lease is lost."""
+        if self._is_mute(batch_id):
+            self._queue = deque(event for event in self._queue if event.batch_id != batch_id or id(event) in self._ends)
         self._current.pop(batch_id, None)
         self._dirty.discard(batch_id)
+
+    def _is_mute(self, batch_id: str) -> bool:
+        current = self._current.get(batch_id)
+        return current is not None and current() is None
 
     def announce(self, event: ProgressEvent) -> None:
         """Publish soon."""
@@ -74,16 +80,19 @@ class Announcer:
         if len(self._queue) < AT_ONCE:
             self.announce(event)
 
-    async def announce_end(self, event: ProgressEvent) -> None:
-        """Publish a terminal event; returns when it is in the stream, however long that takes."""
-        end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._ends[id(event)] = end
-        self._queue.append(event)
+    async def announce_ends(self, events: Sequence[ProgressEvent]) -> None:
+        """Publish terminal events; returns when all are in the stream, however long that takes."""
+        loop = asyncio.get_running_loop()
+        ends = {id(event): loop.create_future() for event in events}
+        self._ends.update(ends)
+        self._queue.extend(events)
         self._wake.set()
         try:
-            await end
+            for end in ends.values():
+                await end
         finally:
-            self._ends.pop(id(event), None)
+            for key in ends:
+                self._ends.pop(key, None)
 
     async def _run(self) -> None:
         failures = 0
@@ -110,6 +119,9 @@ class Announcer:
 
     def _take(self) -> list[ProgressEvent]:
         taken = [self._queue.popleft() for _ in range(min(AT_ONCE, len(self._queue)))]
+        mute = {batch_id for batch_id in {event.batch_id for event in taken} if self._is_mute(batch_id)}
+        if mute:  # another worker may tell of it by now
+            taken = [event for event in taken if event.batch_id not in mute or id(event) in self._ends]
         if self._queue or not self._dirty:
             return taken
         # Everything older is out: now the state of those batches whose events were dropped.
@@ -117,7 +129,8 @@ class Announcer:
         ends = [event for event in taken if id(event) in self._ends]
         others = [event for event in taken if id(event) not in self._ends]
         ended = {event.batch_id for event in ends}
-        return others + [self._current[batch]() for batch in dirty if batch in self._current and batch not in ended] + ends
+        states = [self._current[batch]() for batch in dirty if batch in self._current and batch not in ended]
+        return [*others, *(state for state in states if state is not None), *ends]
 
     def _put_back(self, taken: list[ProgressEvent]) -> None:
         """Keep the ends; of the others only the batch. What was published in part will be seen twice, never out of order."""

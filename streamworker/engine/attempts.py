@@ -12,7 +12,7 @@ from streamworker.store.items import ItemRecord
 # (seconds) under suspicion together: only items of a few milliseconds run in bursts.
 COMMIT_SHARE = 20
 LONGEST_BURST = 0.02
-WIDEST_WINDOW = 2_000
+WIDEST_WINDOW = 4_000
 LONGEST_BACKOFF = 2.0
 
 
@@ -51,3 +51,23 @@ def window(item_seconds: float | None, commit_seconds: float, lanes: int, before
 def backoff(failures: int, chance: float) -> float:
     """Seconds to wait after so many failures in a row; `chance` from 0 to 1 spreads those who wait together."""
     return min(LONGEST_BACKOFF, 0.05 * 2.0 ** min(failures, 10)) * (0.5 + chance / 2)
+
+
+# Small batches whose items take no longer than this (seconds) are run together, at most so many at a time.
+QUICK_ITEM = 0.005
+LARGEST_BURST = 64
+
+
+class Pace:
+    """How many small batches to take together: more after each quick one, one after anything slow."""
+
+    def __init__(self) -> None:
+        self.together = 1
+        self.is_quick = False
+
+    def measured(self, item_seconds: float | None) -> None:
+        """Items took so long on average; None: nothing is known."""
+        if item_seconds is None or item_seconds > QUICK_ITEM:
+            self.together, self.is_quick = 1, False
+        else:
+            self.together, self.is_quick = min(4 * self.together, LARGEST_BURST), True

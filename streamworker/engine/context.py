@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any
 
 from streamworker.engine.holds import Hold
@@ -15,48 +16,65 @@ from streamworker.processors.api import DONE, LONGEST_TOLD, BatchInfo, percent_o
 LOG = logging.getLogger("streamworker.processor")
 
 
+@dataclass(frozen=True, slots=True)
+class Voice:
+    """What the attempts of one run have in common: how they tell, and how they store.
+
+    `tell(live)` publishes soon, `store(position, state)` returns when the checkpoint is durable; both belong to `loop`'s thread.
+    """
+
+    batch: BatchInfo
+    hold: Hold
+    tell: Callable[[LiveItem], None]
+    store: Callable[[int, str], Coroutine[Any, Any, None]]
+    loop: asyncio.AbstractEventLoop
+
+
 class ItemContext:
     """One attempt's `Context`. Its methods may be called from the loop, from another loop, or from a plain thread."""
 
-    __slots__ = ("_batch", "_hold", "_live", "_loop", "_store", "_tell", "saved", "stopped")
+    __slots__ = ("_live", "_voice", "attempt", "key", "position", "saved", "stopped")
 
-    def __init__(
-        self,
-        batch: BatchInfo,
-        live: LiveItem,
-        hold: Hold,
-        tell: Callable[[LiveItem], None],
-        store: Callable[[int, str], Coroutine[Any, Any, None]],
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
-        self._batch = batch
-        self._live = live
-        self._hold = hold
-        self._tell = tell
-        self._store = store
-        self._loop = loop
+    def __init__(self, voice: Voice, position: int, key: str, attempt: int) -> None:
+        self._voice = voice
+        self.position = position
+        self.key = key
+        self.attempt = attempt
+        self._live: LiveItem | None = None
         self.saved: str | None = None
         self.stopped = False
 
     @property
+    def live(self) -> LiveItem:
+        """What the item tells of itself: made when there is something to tell."""
+        if self._live is None:
+            self._live = LiveItem(self.position, self.key, self.attempt)
+        return self._live
+
+    @property
+    def has_told(self) -> bool:
+        """Whether a live event may be under way."""
+        return self._live is not None
+
+    @property
     def batch(self) -> BatchInfo:
         """See `Context.batch`."""
-        return self._batch
+        return self._voice.batch
 
     @property
     def log(self) -> logging.LoggerAdapter[logging.Logger]:
         """See `Context.log`."""
-        ids = {"batch_id": str(self._batch.id), "position": self._live.position, "attempt": self._live.attempt}
+        ids = {"batch_id": str(self._voice.batch.id), "position": self.position, "attempt": self.attempt}
         return logging.LoggerAdapter(LOG, ids)
 
     @property
     def cancelled(self) -> bool:
         """See `Context.cancelled`."""
-        return self.stopped or self._hold.lost is not None
+        return self.stopped or self._voice.hold.lost is not None
 
     def progress(self, percent: float | None = None, stage: str | None = None, message: str | None = None) -> Awaitable[None]:
         """See `Context.progress`."""
-        live = self._live
+        live = self.live
         if percent is not None:
             live.percent = percent_of(percent)
         if stage is not None:
@@ -64,7 +82,7 @@ class ItemContext:
         if message is not None:
             live.message = clean_text(str(message), LONGEST_TOLD)
         if not self.stopped:
-            self._tell(live)
+            self._voice.tell(live)
         return DONE
 
     def checkpoint(self, state: Any) -> Awaitable[None]:
@@ -74,12 +92,12 @@ class ItemContext:
         try:
             running = asyncio.get_running_loop()
         except RuntimeError:
-            asyncio.run_coroutine_threadsafe(storing, self._loop).result()
+            asyncio.run_coroutine_threadsafe(storing, self._voice.loop).result()
             return DONE
-        if running is self._loop:
+        if running is self._voice.loop:
             return asyncio.ensure_future(storing)
-        return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(storing, self._loop))
+        return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(storing, self._voice.loop))
 
     async def _save(self, text: str) -> None:
-        await self._store(self._live.position, text)
+        await self._voice.store(self.position, text)
         self.saved = text

@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from streamworker.broker.consumer import Consumer, Delivery, group_is_gone
 
@@ -15,30 +15,35 @@ RECLAIM_IDLE = 1.0
 RECLAIM_EVERY = 0.3
 NOTHING_TO_DO = 60.0
 MOST_CALLS = 100
+# Runs that have done their work and only write and tell it; with more of them nothing new is begun.
+MOST_ENDING = 3
 
 
 class Fetcher:
     """Takes as many deliveries as there are free slots, never more: what is delivered is owned.
 
-    `run` handles one delivery; `lost` is called when there is a sign that the stream lost entries; `known` tells which
-    entries are in our care already.
+    `run` handles what fills one slot: a delivery, or as many as `together()` says where batches are small and quick.
+    `lost` is called when there is a sign that the stream lost entries; `known` tells which entries are in our care already.
     """
 
     def __init__(
         self,
         consumer: Consumer,
         slots: int,
-        run: Callable[[Delivery], Awaitable[None]],
+        run: Callable[[Sequence[Delivery]], Awaitable[None]],
+        together: Callable[[], int],
         known: Callable[[str], bool],
         lost: Callable[[], None],
     ) -> None:
         self._consumer = consumer
         self._slots = slots
         self._run = run
+        self._together = together
         self._known = known
         self._lost = lost
         self._ready: deque[Delivery] = deque()
-        self._running: dict[asyncio.Task[None], str] = {}
+        self._running: dict[asyncio.Task[None], set[str]] = {}
+        self._ending: set[asyncio.Task[None]] = set()
         self._reclaim_at = 0.0
         self._has_group = False
         self.wake: Callable[[], None] = lambda: None
@@ -48,6 +53,13 @@ class Fetcher:
         self._ready.append(delivery)
         self.wake()
 
+    def free_slot(self) -> None:
+        """The run that calls this has nothing left to start: its slot is for another one, while it writes and tells what it did."""
+        running = asyncio.current_task()
+        if running in self._running:
+            self._ending.add(running)
+            self.wake()
+
     def busy(self) -> list[asyncio.Task[None]]:
         """What is running."""
         return list(self._running)
@@ -55,7 +67,7 @@ class Fetcher:
     async def step(self) -> float:
         """Fill the free slots; returns how long to wait when there is none."""
         while self._ready and self._free():
-            self._dispatch(self._ready.popleft())
+            self._dispatch([self._ready.popleft()])
         if not self._free():
             return NOTHING_TO_DO  # a slot that becomes free wakes us
         try:
@@ -79,33 +91,43 @@ class Fetcher:
             await self._reclaim()
         if self._free():
             block = max(0.001, self._reclaim_at - time.monotonic())
-            for delivery in await self._consumer.read(self._free(), block):
-                self._dispatch(delivery)
+            together = self._together()
+            found = await self._consumer.read(self._free() if together == 1 else together, block)
+            if together == 1:
+                for delivery in found:
+                    self._dispatch([delivery])
+            elif found:
+                self._dispatch(found)
 
     async def _reclaim(self) -> None:
         """Look through the pending list until the slots are full: one call looks at ten entries a slot only."""
         for _ in range(MOST_CALLS):
             reclaimed = await self._consumer.reclaim(self._free(), RECLAIM_IDLE)
             for delivery in reclaimed.deliveries:
-                self._dispatch(delivery)
+                self._dispatch([delivery])
             if reclaimed.deleted:
                 self._lost()
             if reclaimed.through or not self._free():
                 return
 
     def _free(self) -> int:
-        return self._slots - len(self._running)
+        if len(self._ending) > MOST_ENDING:
+            return 0
+        return self._slots - len(self._running) + len(self._ending)
 
-    def _dispatch(self, delivery: Delivery) -> None:
-        if delivery.entry_id in self._running.values() or self._known(delivery.entry_id):
-            return  # it only looked idle: a heartbeat was late
-        running = asyncio.create_task(self._run_one(delivery), name=f"run {delivery.entry_id}")
-        self._running[running] = delivery.entry_id
-        running.add_done_callback(self._ended)
+    def _dispatch(self, deliveries: Sequence[Delivery]) -> None:
+        busy = set().union(*self._running.values())
+        # One that is here already only looked idle: a heartbeat was late.
+        new = [delivery for delivery in deliveries if delivery.entry_id not in busy and not self._known(delivery.entry_id)]
+        if new:
+            running = asyncio.create_task(self._run_all(new), name=f"run {new[0].entry_id}")
+            self._running[running] = {delivery.entry_id for delivery in new}
+            running.add_done_callback(self._ended)
 
-    async def _run_one(self, delivery: Delivery) -> None:
-        await self._run(delivery)
+    async def _run_all(self, deliveries: Sequence[Delivery]) -> None:
+        await self._run(deliveries)
 
     def _ended(self, running: asyncio.Task[None]) -> None:
         self._running.pop(running, None)
+        self._ending.discard(running)
         self.wake()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import faulthandler
+import logging
+import os
 import random
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from typing import Any
 from uuid import UUID
@@ -23,6 +25,7 @@ from streamworker.engine.outages import Outages, Server
 from streamworker.store import leases
 from streamworker.store.pool import CONNECTION_ERRORS, explain, open_connection
 
+LOG = logging.getLogger("streamworker.engine")
 ENTRY_BEAT = 0.4
 LEASE_BEAT = 0.5
 WATCH_BEAT = 0.2
@@ -91,14 +94,15 @@ class Heartbeat:
         self._locked_first.cancel()
         await asyncio.to_thread(self._thread.join, 10.0)
 
-    @contextlib.asynccontextmanager
-    async def keep(self, hold: Hold) -> AsyncIterator[Hold]:
-        """Keep the entry, and the lease once the hold has one, inside the block."""
-        self._holds[id(hold)] = hold
+    @contextlib.contextmanager
+    def keep(self, *holds: Hold) -> Iterator[None]:
+        """Keep the entries, and each lease once its hold has one, inside the block."""
+        self._holds.update({id(hold): hold for hold in holds})
         try:
-            yield hold
+            yield
         finally:
-            self._holds.pop(id(hold), None)
+            for hold in holds:
+                self._holds.pop(id(hold), None)
 
     def watch(self, call: Call) -> None:
         """Have user code watched until `unwatch`."""
@@ -109,8 +113,12 @@ class Heartbeat:
         self._calls.pop(id(call), None)
 
     def _run(self) -> None:
-        with asyncio.Runner() as runner:
-            runner.run(self._beat())
+        try:
+            with asyncio.Runner() as runner:
+                runner.run(self._beat())
+        except BaseException:
+            LOG.critical("the heartbeat failed: the worker ends, for another one to go on", exc_info=True)
+            os._exit(1)
 
     async def _beat(self) -> None:
         redis = broker_connection.connect(self._redis_url)

@@ -47,6 +47,12 @@ class Hold:
         self.extend(asked_at, ttl)
         self.lease = lease
 
+    def tell(self, on_lost: Callable[[str], None]) -> None:
+        """Tell somebody else when the lease is lost: at once if it is."""
+        self._on_lost = on_lost
+        if self.lost is not None:
+            on_lost(self.lost)
+
     def extend(self, asked_at: float, ttl: float) -> None:
         """A write that was sent at `asked_at` (monotonic) renewed the lease for `ttl` seconds."""
         self.deadline = asked_at + ttl * (1 - MARGIN)

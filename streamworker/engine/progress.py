@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from streamworker.engine.announcer import Announcer
+from streamworker.engine.holds import Hold
 from streamworker.messages import TERMINAL, ItemEvent, ProgressEvent, timestamp
 from streamworker.store.batches import BatchState
 from streamworker.store.items import ItemRecord
@@ -60,8 +61,9 @@ class LiveItem:
 class Progress:
     """Announces one run's events. `told` may be called from any thread."""
 
-    def __init__(self, announcer: Announcer, state: BatchState) -> None:
+    def __init__(self, announcer: Announcer, state: BatchState, hold: Hold) -> None:
         self._announcer = announcer
+        self._hold = hold
         self._loop = asyncio.get_running_loop()
         self._state = state
         self._state_at = time.monotonic()
@@ -78,9 +80,10 @@ class Progress:
         self._closed = True
         self._announcer.forget(str(self._state.id))
 
-    def current(self) -> ProgressEvent:
-        """The last durable state."""
-        return event_of(self._state, [], self._eta())
+    def current(self) -> ProgressEvent | None:
+        """The last durable state; None once the lease is lost."""
+        self._hold.check_deadline()  # a process that was stopped may wake up here
+        return None if self._hold.lost is not None else event_of(self._state, [], self._eta())
 
     def recorded(self, state: BatchState, items: Sequence[ItemEvent]) -> None:
         """A commit has happened. The end is announced by whoever ends the batch."""

@@ -115,9 +115,9 @@ class Reconciler:
 
     async def _announce_ends(self, connection: asyncpg.Connection[asyncpg.Record]) -> int:
         ended = await find_unannounced(connection, MOST_ENDS)
-        for state in ended:
-            await asyncio.wait_for(self._announcer.announce_end(event_of(state, [])), 5.0)
-            await mark_announced(connection, state)
+        if ended:
+            await asyncio.wait_for(self._announcer.announce_ends([event_of(state, []) for state in ended]), 5.0)
+            await mark_announced(connection, ended)
         return len(ended)
 
     async def _dispatch(self, connection: asyncpg.Connection[asyncpg.Record]) -> int:

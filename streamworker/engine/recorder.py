@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections import deque
@@ -13,6 +14,7 @@ import asyncpg
 
 from streamworker.engine.attempts import Policy, backoff, settle, window
 from streamworker.engine.holds import Hold
+from streamworker.engine.lanes import SLOW
 from streamworker.engine.outages import Outages
 from streamworker.errors import LeaseLost
 from streamworker.messages import TERMINAL
@@ -27,8 +29,6 @@ MOST_ROWS = 2_000
 MOST_BYTES = 32 * 1024 * 1024
 # A completing record becomes one event, the last; an event holds at most this many items.
 EVENT_ITEMS = 500
-# A single item that runs so much longer than a commit is alone: the frontier is drawn back to it.
-NARROW_AFTER = 0.025
 
 REFUSED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
 
@@ -86,7 +86,7 @@ class Recorder:
         self._checkpoints: dict[int, str] = {}
         self._next_start = 0
         self._window = lanes
-        self._item_seconds: float | None = None
+        self.item_seconds: float | None = None
         self._commit_seconds = 0.002
         self._wake = asyncio.Event()
         self._flushed = asyncio.Event()
@@ -100,10 +100,18 @@ class Recorder:
         self._writer: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Recorder:
-        self._writer = asyncio.create_task(self._write())
+        self.open()
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def open(self) -> None:
+        """Begin to write."""
+        self._writer = asyncio.create_task(self._write())
+
+    async def close(self) -> None:
+        """Write the rest, then end."""
         self._closing = True
         self._wake.set()
         assert self._writer is not None
@@ -117,8 +125,8 @@ class Recorder:
         self._complete = self._complete or last
         self._pending.append(row)
         if row.seconds is not None and row.status in TERMINAL:
-            known = self._item_seconds
-            self._item_seconds = row.seconds if known is None else known + (row.seconds - known) / 8
+            known = self.item_seconds
+            self.item_seconds = row.seconds if known is None else known + (row.seconds - known) / 8
         self._wake.set()
 
     def may_start(self, position: int) -> bool:
@@ -182,7 +190,7 @@ class Recorder:
     def narrow(self) -> None:
         """Draw the frontier back to what has started: the item under way is a slow one."""
         if self.frontier >= self._next_start + self._lanes:
-            self._item_seconds = max(self._item_seconds or 0.0, NARROW_AFTER)
+            self.item_seconds = max(self.item_seconds or 0.0, SLOW)
             self._narrowing = True
             self._wake.set()
 
@@ -235,7 +243,7 @@ class Recorder:
         elif self._policy.max_attempts == 1:
             self._window = self._lanes  # whatever is marked as started may never start again: mark no more than that
         else:
-            self._window = window(self._item_seconds, self._commit_seconds, self._lanes, self._window)
+            self._window = window(self.item_seconds, self._commit_seconds, self._lanes, self._window)
         frontier = self._next_start + self._ahead()
         self.frontier = min(self.frontier, frontier)  # drawn back at once, moved on only when it is durable
         return frontier
@@ -283,15 +291,20 @@ class Recorder:
         fence = Fence(self.state.id, self.state.epoch, self.state.revision)
         rows = flush.rows
         self._step("before", rows)
-        async with self._pool.acquire() as connection, connection.transaction():
-            if any(row.write is not None for row in rows):
-                await items.lock(connection, fence)
-                rows = self._judge_writes(rows, await items.write_effects(connection, rows, self._lease_ttl / 2))
-            flush.judged = rows
-            state = await items.record(
-                connection, fence, rows, flush.checkpoints, flush.frontier, self._lease_ttl, self.state.worker or "", flush.complete
-            )
-            self._step("inside", rows)
+        effects = any(row.write is not None for row in rows)
+        single = not (effects or flush.checkpoints or flush.complete or self._events.hooked)
+        async with self._pool.acquire() as connection:
+            async with contextlib.nullcontext() if single else connection.transaction():
+                if effects:
+                    await items.lock(connection, fence)
+                    rows = self._judge_writes(rows, await items.write_effects(connection, rows, self._lease_ttl / 2))
+                flush.judged = rows
+                state = await items.record(
+                    connection, fence, rows, flush.checkpoints, flush.frontier, self._lease_ttl, self.state.worker or "", flush.complete
+                )
+                self._step("inside", rows)
+            if effects:
+                await connection.reset()  # user code was here
         self._step("after", rows)
         return state, rows
 

@@ -8,39 +8,29 @@ import json
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from uuid import UUID
+
+import msgspec
 
 from streamworker.engine.attempts import Policy, backoff, settle
-from streamworker.engine.context import ItemContext
-from streamworker.engine.holds import INTERRUPT_GRACE, Call, Hold
+from streamworker.engine.context import ItemContext, Voice
+from streamworker.engine.holds import Call, Hold
+from streamworker.engine.lanes import Lane, Lanes
 from streamworker.engine.processors import AnyProcessor
-from streamworker.engine.progress import LiveItem, Progress, item_event
-from streamworker.engine.recorder import NARROW_AFTER, Recorder
+from streamworker.engine.progress import Progress, item_event
+from streamworker.engine.recorder import Recorder
 from streamworker.engine.services import Services
 from streamworker.engine.source import ItemSource, Work
 from streamworker.errors import ConfigurationError, LeaseLost
 from streamworker.messages import TERMINAL, ItemEvent, clean_text
-from streamworker.observe.events import ItemFinished, ItemRetried, ItemStarted, Step
+from streamworker.observe.events import Events, ItemFinished, ItemRetried, ItemStarted, Step
 from streamworker.processors.api import BatchInfo, Item
 from streamworker.processors.calls import Failed, Interrupted, Outcome, Succeeded
 from streamworker.store import items
 from streamworker.store.batches import DIED, Acquired, BatchState, ChargedItem, timed_out, too_many_failures
 from streamworker.store.items import ItemRecord, OpenItem
 from streamworker.store.pool import CONNECTION_ERRORS
-
-# How long a lane may keep the loop to itself while its items never wait for anything.
-FAIR_SHARE = 0.005
-
-
-@dataclass(slots=True, eq=False)
-class Lane:
-    """One item at a time; `call` is what the watchdog looks at."""
-
-    call: Call
-    running_item: bool = False
-    running: asyncio.Task[None] | None = None
-    timeout: asyncio.TimerHandle | None = None
+from streamworker.store.rows import from_json
 
 
 class Run:
@@ -53,17 +43,18 @@ class Run:
         self._processor = processor
         self._policy = Policy(grant.max_attempts, settings.retry_delay)
         self._grant = grant
-        self._batch = BatchInfo(grant.state.id, grant.state.total, _metadata(grant.metadata))
-        self._loop = asyncio.get_running_loop()
-        self._progress = Progress(services.announcer, grant.state)
+        self._batch = batch_info(grant)
+        self._progress = Progress(services.announcer, grant.state, hold)
         self._source = ItemSource(self._load)
-        self._lanes = [Lane(Call(hold)) for _ in range(settings.item_concurrency)]
+        lanes = [Lane(Call(hold)) for _ in range(settings.item_concurrency)]
+        self._lanes = Lanes(lanes, settings.item_timeout, services.heartbeat, self._narrow)
         self._alone = asyncio.Lock()
         self._open: dict[int, OpenItem] = {}
         self._recorder = Recorder(
-            services.pool, grant, hold, self._policy, len(self._lanes), self._busy, settings.lease_ttl, services.events,
+            services.pool, grant, hold, self._policy, len(lanes), self._lanes.busy, settings.lease_ttl, services.events,
             services.outages, services.explain_postgres, recorded=self._recorded, again=self._again,
         )  # fmt: skip
+        self._voice = Voice(self._batch, hold, self._progress.told, self._recorder.checkpoint, asyncio.get_running_loop())
         self.failure: str | None = None
         self.last_items: list[ItemEvent] = []
         self.draining = False
@@ -82,22 +73,38 @@ class Run:
         """The batch as of the last commit."""
         return self._recorder.state
 
-    async def work(self) -> bool:
-        """Work until nothing is open; True when the batch is completed. Raises LeaseLost."""
+    @property
+    def seconds_an_item(self) -> float | None:
+        """What an item takes, about; None as long as none has ended."""
+        return self._recorder.item_seconds
+
+    async def work(self, done: Sequence[ItemRecord], failure: str | None) -> bool:
+        """Work until nothing is open; True when the batch is completed. Raises LeaseLost.
+
+        `done` has ended before and is to be written; with `failure` that is all that is done.
+        """
         self._progress.recorded(self._grant.state, [_charged_event(item) for item in self._grant.charged])
-        limit = self._loop.call_later(self._grant.seconds_left, self._fail, timed_out(self._services.settings.batch_timeout))
+        limit = self._voice.loop.call_later(self._grant.seconds_left, self._fail, timed_out(self._services.settings.batch_timeout))
         try:
             async with self._recorder:
+                for row in done:
+                    self._recorder.add(row)
+                await self._recorder.drain()
+                if failure is not None:
+                    self._fail(failure)
+                if complaint := too_many_failures(self.state.failed, self._grant.max_failures):
+                    self._fail(complaint)
                 return await self._passes()
         finally:
             limit.cancel()
+            self._lanes.look_away()
             self._progress.close()
             await self._source.aclose()
 
     def lost(self, reason: str) -> None:
         """The lease is gone: nothing more is written."""
         self._recorder.abort()
-        self._stop_lanes()
+        self._stop()
 
     def drain(self) -> None:
         """Start nothing more; what runs may end."""
@@ -106,13 +113,13 @@ class Run:
 
     def interrupt(self) -> None:
         """End what runs: the grace is over."""
-        self._stop_lanes()
+        self._stop()
 
     async def _passes(self) -> bool:
         while True:
             async with asyncio.TaskGroup() as group:
-                for lane in self._lanes:
-                    lane.running = group.create_task(self._serve(lane))
+                for lane in self._lanes.all:
+                    group.create_task(self._serve(lane))
             if self.state.status == "completed":
                 return True
             if self._hold.lost is not None:
@@ -131,58 +138,54 @@ class Run:
             await self._source.rewind()  # rows are left over: delayed retries, or rows that came meanwhile
 
     async def _serve(self, lane: Lane) -> None:
-        self._services.heartbeat.watch(lane.call)
-        try:
-            with contextlib.suppress(LeaseLost, asyncio.CancelledError):
-                since = time.monotonic()
-                while (work := await self._source.next()) is not None:
-                    following: Work | None = work
-                    while following is not None:
-                        following = await self._attempt(lane, following)
-                    if time.monotonic() - since > FAIR_SHARE:
-                        await asyncio.sleep(0)
-                        since = time.monotonic()
-        finally:
-            self._services.heartbeat.unwatch(lane.call)
-            if (running := asyncio.current_task()) is not None:
-                while running.cancelling():
-                    running.uncancel()
+        with self._lanes.serving(lane), contextlib.suppress(LeaseLost, asyncio.CancelledError):
+            while (work := self._source.take() or await self._source.next()) is not None:
+                following: Work | None = work
+                while following is not None:
+                    following = await self._attempt(lane, following)
+                await lane.be_fair()
 
     async def _attempt(self, lane: Lane, work: Work) -> Work | None:
         """Start the item once; returns the start that must follow at once, if any."""
-        lane.running_item = True
+        lane.busy = True
         try:
-            return await self._attempt_alone(lane, work)
+            if self._alone.locked() or work.item.position < self._grant.careful_until:
+                return await self._attempt_alone(lane, work)
+            return await self._start(lane, work)
         finally:
-            lane.running_item = False
+            lane.busy = False
 
     async def _attempt_alone(self, lane: Lane, work: Work) -> Work | None:
         """As `_attempt`; nothing else runs beside an item that is under suspicion."""
         if work.item.position < self._grant.careful_until:
             async with self._alone:
                 return await self._start(lane, work)
-        if self._alone.locked():
-            async with self._alone:
-                pass  # those under suspicion came first, and have ended now
+        async with self._alone:
+            pass  # those under suspicion came first, and have ended now
         return await self._start(lane, work)
 
     async def _start(self, lane: Lane, work: Work) -> Work | None:
-        item = work.item
+        item, hold = work.item, self._hold
         if work.attempt == 1:
             if not self._recorder.may_start(item.position):
                 await self._recorder.clear(item.position)
+                lane.since = time.monotonic()
         elif not work.marked:
             mark = ItemRecord(item.position, item.key, "processing", work.attempt, seconds=0.0, progressed=False)
             await self._recorder.mark_retry(mark)
-        if not await self._ready():
+        if not (self._processor.is_ready or await self._ready()):
             return None
-        self._hold.check_deadline()  # a process that was stopped wakes up here before its heartbeat can look
-        if self._hold.lost is not None or self._source.closed:
+        began = lane.began = time.monotonic()
+        if began > hold.deadline:
+            hold.check_deadline()  # a process that was stopped wakes up here before its heartbeat can look
+        if hold.lost is not None or self._source.closed:
             return None
-        context = self._context(work)
-        began = time.monotonic()
+        context = ItemContext(self._voice, item.position, item.key, work.attempt)
+        if self._recorder.slow:
+            self._progress.told(context.live)  # one at a time: worth telling that it has begun
         outcome = await self._call(lane, work, context)
-        self._progress.ended(item.position)
+        if context.has_told:
+            self._progress.ended(item.position)
         if self._processor.abandoned:
             self._source.close()
             self._services.restart(f"item {item.position} of batch {self._batch.id} does not end")
@@ -190,7 +193,7 @@ class Run:
             self._interrupted(work)
             return None
         if context.saved is not None:
-            item = replace(item, checkpoint=context.saved)
+            item = msgspec.structs.replace(item, checkpoint=context.saved)
         return await self._settle(item, work.attempt, outcome, time.monotonic() - began)
 
     async def _ready(self) -> bool:
@@ -202,63 +205,19 @@ class Run:
             return False
         return True
 
-    def _context(self, work: Work) -> ItemContext:
-        live = LiveItem(work.item.position, work.item.key, work.attempt)
-        if self._recorder.slow:
-            self._progress.told(live)  # one at a time: worth telling that it has begun
-        return ItemContext(self._batch, live, self._hold, self._progress.told, self._recorder.checkpoint, self._loop)
-
     async def _call(self, lane: Lane, work: Work, context: ItemContext) -> Outcome:
         item = work.item
-        try:
-            checkpoint = None if item.checkpoint is None else json.loads(item.checkpoint)
-            given = Item(self._batch.id, item.position, item.key, json.loads(item.payload), work.attempt, checkpoint)
-        except (ValueError, RecursionError) as error:
-            return Failed(f"the payload cannot be read: {error}", permanent=True)
-        self._begin(lane, work)
-        narrowing = self._loop.call_later(NARROW_AFTER, self._recorder.narrow)
-        try:
-            outcome = await self._processor(given, context)
-            if isinstance(outcome, Interrupted) and lane.call.timed_out:
-                outcome = self._timed_out()
-            return outcome
-        finally:
-            narrowing.cancel()
-            context.stopped = True
-            self._finish(lane)
-
-    def _begin(self, lane: Lane, work: Work) -> None:
-        timeout = self._services.settings.item_timeout
-        call = lane.call
-        call.running, call.timed_out, call.told = True, False, False
-        if timeout is not None:
-            row = settle(work.item.position, work.item.key, work.attempt, self._timed_out(), self._policy, timeout)
-            call.if_timed_out, call.time_is_up_at = row, time.monotonic() + timeout
-            call.overdue_at = time.monotonic() + timeout + INTERRUPT_GRACE
-            lane.timeout = self._loop.call_later(timeout, self._time_out, lane)
+        given = item_of(self._batch.id, item, work.attempt)
+        if isinstance(given, Failed):
+            return given
         if self._services.events.detailed or self._services.events.hooked:
             self._tell_start(work)
-
-    def _timed_out(self) -> Failed:
-        return Failed(f"timed out after {self._services.settings.item_timeout:g} s")
+        return await self._lanes.call(lane, self._processor, self._policy, given, context)
 
     def _tell_start(self, work: Work) -> None:
         emit, item, epoch = self._services.events.emit, work.item, self.state.epoch
         self._services.events.step(Step("process", "before", self._batch.id, item.position))
         emit(ItemStarted(batch_id=self._batch.id, epoch=epoch, position=item.position, key=item.key, attempt=work.attempt))
-
-    def _finish(self, lane: Lane) -> None:
-        lane.call.overdue_at, lane.call.running = float("inf"), False
-        if lane.timeout is not None:
-            lane.timeout.cancel()
-            lane.timeout = None
-        if lane.call.timed_out and lane.running is not None:
-            lane.running.uncancel()
-
-    def _time_out(self, lane: Lane) -> None:
-        lane.call.timed_out = True
-        if lane.running is not None:
-            lane.running.cancel()
 
     def _interrupted(self, work: Work) -> None:
         """We ended it: no attempt is charged, except where an item must never start twice."""
@@ -275,7 +234,7 @@ class Run:
             self._services.events.step(Step("process", "after", self._batch.id, item.position))
         if row.status == "pending" and row.delay is not None:
             await self._recorder.written(row)
-            self._source.retry(replace(item, attempts=attempt), attempt + 1, row.delay, marked=False)
+            self._source.retry(msgspec.structs.replace(item, attempts=attempt), attempt + 1, row.delay, marked=False)
         elif row.status == "processing":
             await self._recorder.written(row)
             return Work(item, row.attempts, marked=True)
@@ -283,64 +242,45 @@ class Run:
 
     def _is_last(self, row: ItemRecord) -> bool:
         ended = row.status in TERMINAL and row.write is None
-        return ended and self._source.exhausted and self._busy() == 1
-
-    def _busy(self) -> int:
-        """How many lanes have an item in hand."""
-        return sum(lane.running_item for lane in self._lanes)
+        return ended and self._source.exhausted and self._lanes.busy() == 1
 
     def _recorded(self, state: BatchState, rows: Sequence[ItemRecord]) -> None:
+        if not self._recorder.slow:
+            self._lanes.look_out()  # a slow item among fast ones must be noticed
         told = [item_event(row) for row in rows]
         self._progress.recorded(state, told)
         self.last_items = told  # the end is announced together with what was recorded last
         for row in rows:
             if row.write is not None:
                 self._open.pop(row.position, None)
-        self._tell_rows(state, rows)
+        tell_rows(self._services.events, state, rows)
         if complaint := too_many_failures(state.failed, self._grant.max_failures):
             self._fail(complaint)
-
-    def _tell_rows(self, state: BatchState, rows: Sequence[ItemRecord]) -> None:
-        events = self._services.events
-        for row in rows:
-            if row.status in ("failed", "completed"):
-                if row.status == "failed" or events.detailed:
-                    events.emit(
-                        ItemFinished(
-                            batch_id=state.id, epoch=state.epoch, position=row.position, key=row.key, attempt=row.attempts,
-                            status=row.status, seconds=row.seconds or 0.0, error=row.error,
-                        )
-                    )  # fmt: skip
-            elif row.progressed:
-                tried = row.attempts - (row.status == "processing")
-                events.emit(
-                    ItemRetried(
-                        batch_id=state.id, epoch=state.epoch, position=row.position, key=row.key, attempt=tried,
-                        error=row.error or "", delay=row.delay or 0.0,
-                    )
-                )  # fmt: skip
 
     def _again(self, row: ItemRecord) -> None:
         item = self._open.pop(row.position, None)
         if item is None:
             return  # its row tells: the next pass finds it
         attempt = row.attempts if row.status == "processing" else row.attempts + 1
-        self._source.retry(replace(item, attempts=attempt - 1), attempt, row.delay or 0.0, marked=row.status == "processing")
+        self._source.retry(
+            msgspec.structs.replace(item, attempts=attempt - 1), attempt, row.delay or 0.0, marked=row.status == "processing"
+        )
 
     def _fail(self, error: str) -> None:
         """The batch as a whole has failed: start nothing more, end what runs."""
         if self.failure is None and not self.draining:
             self.failure = error
             self._source.close()
-            self._stop_lanes()
+            self._stop()
 
-    def _stop_lanes(self) -> None:
+    def _stop(self) -> None:
         self._source.close()
-        for lane in self._lanes:
-            if lane.call.running:
-                lane.call.overdue_at = min(lane.call.overdue_at, time.monotonic() + INTERRUPT_GRACE)
-            if lane.running is not None and not lane.running.done():
-                lane.running.cancel()
+        self._lanes.stop()
+
+    def _narrow(self) -> None:
+        self._recorder.narrow()
+        if self._recorder.slow:
+            self._lanes.look_away()
 
     async def _load(self, position: int, limit: int) -> list[OpenItem]:
         failures = 0
@@ -354,13 +294,45 @@ class Run:
         return []
 
 
-def _charged_event(item: ChargedItem) -> ItemEvent:
-    return item_event(ItemRecord(item.position, item.key, item.status, item.attempts, error=DIED))
-
-
-def _metadata(text: str) -> dict[str, Any]:
+def item_of(batch_id: UUID, item: OpenItem, attempt: int) -> Item | Failed:
+    """What the processor gets; Failed when the row cannot be read."""
     try:
-        read: dict[str, Any] = json.loads(text)
+        checkpoint = None if item.checkpoint is None else from_json(item.checkpoint)
+        return Item(batch_id, item.position, item.key, from_json(item.payload), attempt, checkpoint)
+    except (ValueError, RecursionError) as error:
+        return Failed(f"the payload cannot be read: {error}", permanent=True)
+
+
+def tell_rows(events: Events, state: BatchState, rows: Sequence[ItemRecord]) -> None:
+    """Emit what became of these items: failures and retries, and with subscribers to details every end."""
+    for row in rows:
+        if row.status in TERMINAL:
+            if row.status == "failed" or events.detailed:
+                events.emit(
+                    ItemFinished(
+                        batch_id=state.id, epoch=state.epoch, position=row.position, key=row.key, attempt=row.attempts,
+                        status=row.status, seconds=row.seconds or 0.0, error=row.error,
+                    )
+                )  # fmt: skip
+        elif row.progressed:
+            tried = row.attempts - (row.status == "processing")
+            events.emit(
+                ItemRetried(
+                    batch_id=state.id, epoch=state.epoch, position=row.position, key=row.key, attempt=tried,
+                    error=row.error or "", delay=row.delay or 0.0,
+                )
+            )  # fmt: skip
+
+
+def batch_info(grant: Acquired) -> BatchInfo:
+    """What the processor may know of its batch; ConfigurationError when its row cannot be read."""
+    if grant.metadata == "{}":
+        return BatchInfo(grant.state.id, grant.state.total, {})
+    try:
+        return BatchInfo(grant.state.id, grant.state.total, json.loads(grant.metadata))
     except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"the batch's metadata cannot be read: {error}") from None
-    return read
+
+
+def _charged_event(item: ChargedItem) -> ItemEvent:
+    return item_event(ItemRecord(item.position, item.key, item.status, item.attempts, error=DIED))

@@ -7,7 +7,8 @@ import heapq
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from streamworker.store.items import OpenItem
 
@@ -20,8 +21,7 @@ MOST_DELAYED = 1_000
 LONGEST_SLEEP = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(msgspec.Struct, frozen=True):
     """One start to be made: `marked` says that its row already tells of it."""
 
     item: OpenItem
@@ -46,13 +46,19 @@ class ItemSource:
         self._changed = asyncio.Event()
         self.closed = False
 
+    def take(self) -> Work | None:
+        """The next start if there is one at hand."""
+        if self.closed:
+            return None
+        if self._due and (work := self._due_retry()):
+            return work
+        return self._fresh(self._page.popleft()) if self._page else None
+
     async def next(self) -> Work | None:
         """The next start, or None when nothing is left to start (in this pass) or the source was closed."""
         while not self.closed:
-            if work := self._due_retry():
+            if work := self.take():
                 return work
-            if self._page:
-                return self._fresh(self._page.popleft())
             if not self._read_all:
                 await self._turn_page()
                 continue

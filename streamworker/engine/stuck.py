@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 
 import asyncpg
+import msgspec
 
 from streamworker.engine.holds import Call, HeldLease
 from streamworker.errors import LeaseLost
@@ -36,9 +35,13 @@ class Rescue:
             return
         lease = call.hold.lease
         LOG.error("user code of batch %s does not end: the worker is restarted to end it", lease.batch_id if lease else "?")
-        with contextlib.suppress(*CONNECTION_ERRORS, LeaseLost):
+        try:
             async with asyncio.timeout(PATIENCE):
                 await self._settle(call, held)
+        except (*CONNECTION_ERRORS, LeaseLost):
+            pass  # whoever takes over finds out what was in flight
+        except Exception:
+            LOG.exception("the attempt that hangs could not be recorded")
         self._end_process()  # also if it has ended meanwhile: what was released is ours no longer
 
     async def _settle(self, call: Call, held: list[HeldLease]) -> None:
@@ -55,7 +58,7 @@ class Rescue:
 
     async def _record(self, connection: asyncpg.Connection[asyncpg.Record], lease: HeldLease, row: ItemRecord) -> None:
         if row.status == "processing":  # not in this process any more: whoever goes on marks the retry
-            row = replace(row, status="pending", attempts=row.attempts - 1, seconds=None)
+            row = msgspec.structs.replace(row, status="pending", attempts=row.attempts - 1, seconds=None)
         async with connection.transaction():
             locked = await leases.lock_to_end_of(connection, lease.batch_id, lease.epoch)
             if locked is not None:

@@ -29,7 +29,7 @@ class Waiting:
     delivery: Delivery
     batch_id: UUID
     since: float
-    keeping: contextlib.AsyncExitStack
+    keeping: contextlib.ExitStack
 
 
 class WaitingRoom:
@@ -50,7 +50,7 @@ class WaitingRoom:
     async def give_away(self, consumer: Consumer) -> None:
         """The worker ends: another one may wait with the entries."""
         for entry_id in list(self._waiting):
-            await self._let_go(entry_id)
+            self._let_go(entry_id)
             with contextlib.suppress(*CONNECTION_ERRORS):
                 await consumer.pass_on(entry_id)
 
@@ -58,8 +58,8 @@ class WaitingRoom:
         """Let an entry wait, unless it does already."""
         if delivery.entry_id in self._waiting or len(self._waiting) >= MOST_WAITING:
             return
-        keeping = contextlib.AsyncExitStack()
-        await keeping.enter_async_context(self._heartbeat.keep(Hold(delivery.entry_id, asyncio.get_running_loop())))
+        keeping = contextlib.ExitStack()
+        keeping.enter_context(self._heartbeat.keep(Hold(delivery.entry_id, asyncio.get_running_loop())))
         self._waiting[delivery.entry_id] = Waiting(delivery, batch_id, time.monotonic(), keeping)
         self.wake()
 
@@ -72,12 +72,12 @@ class WaitingRoom:
         now = time.monotonic()
         for entry_id, waiting in list(self._waiting.items()):
             if waiting.batch_id in there:
-                await self._let_go(entry_id)
+                self._let_go(entry_id)
                 self.ready(waiting.delivery)
             elif now - waiting.since > PATIENCE and self.gone is not None:
                 await self.gone(waiting.delivery, waiting.batch_id, PATIENCE)
-                await self._let_go(entry_id)
+                self._let_go(entry_id)
         return LOOK_EVERY
 
-    async def _let_go(self, entry_id: str) -> None:
-        await self._waiting.pop(entry_id).keeping.aclose()
+    def _let_go(self, entry_id: str) -> None:
+        self._waiting.pop(entry_id).keeping.close()

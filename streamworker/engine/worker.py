@@ -145,7 +145,7 @@ class Worker:
         return True
 
     async def _open_pool(self, stack: contextlib.AsyncExitStack) -> Pool:
-        size = min(2 + 2 * self._settings.batch_concurrency, MOST_CONNECTIONS)
+        size = min(4 + 2 * self._settings.batch_concurrency, MOST_CONNECTIONS)
         ttl = self._settings.lease_ttl
         # A worker that was stopped inside a transaction must not block its successor for longer than its lease lives.
         pool = await open_pool(
@@ -206,7 +206,8 @@ class Worker:
         reconciler = Reconciler(
             self._database_url, self._settings.consumer, services.consumer, services.announcer, self.events, runner.cancelled
         )
-        fetcher = Fetcher(services.consumer, self._settings.batch_concurrency, runner.run, waiting_room.holds, reconciler.entries_lost)
+        slots, together = self._settings.batch_concurrency, lambda: runner.pace.together
+        fetcher = Fetcher(services.consumer, slots, runner.run, together, waiting_room.holds, reconciler.entries_lost)
         explainers = {"redis": services.explain_redis, "postgres": services.explain_postgres}
         fetching, reconciling, waiting = (
             Loop(name, step, self._outages, explainers)  # type: ignore[arg-type]
@@ -214,6 +215,7 @@ class Worker:
         )
         fetcher.wake, reconciler.wake, waiting_room.wake = fetching.wake, reconciling.wake, waiting.wake
         waiting_room.ready, waiting_room.gone = fetcher.ready, runner.not_found
+        runner.free_slot = fetcher.free_slot
         services.announcer.start()
         for loop in (fetching, reconciling, waiting):
             loop.start()

@@ -75,6 +75,15 @@ class Reconciled(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class BatchesFinished(Event):
+    """Several small batches were run together and completed."""
+
+    batches: int
+    succeeded: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
 class BatchEvent(Event):
     """Something that happened to a batch."""
 

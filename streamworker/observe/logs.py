@@ -151,6 +151,7 @@ _LINES: Mapping[type[events.Event], tuple[int, str]] = MappingProxyType({
     events.Reconciled: (logging.INFO, "batches brought back from Postgres"),
     events.BatchAcquired: (logging.INFO, "batch acquired"),
     events.BatchFinished: (logging.INFO, "batch finished"),
+    events.BatchesFinished: (logging.INFO, "batches finished"),
     events.HandedOver: (logging.INFO, "batch handed over"),
     events.LeaseLost: (logging.WARNING, "batch lost to another worker"),
     events.ItemRetried: (logging.INFO, "item failed and will be tried again"),

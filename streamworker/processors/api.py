@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import UUID
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class Item:
+
+class Item(msgspec.Struct, frozen=True):
     """One element of a batch, on one attempt.
 
     `position` counts from 0, `attempt` from 1. `payload` is the JSON value that was submitted,

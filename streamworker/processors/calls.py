@@ -12,8 +12,9 @@ import queue
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from streamworker.errors import ConfigurationError
 from streamworker.messages import clean_text, to_json
@@ -24,16 +25,14 @@ from streamworker.processors.importing import Plugin, call_of, is_async
 THREAD_GRACE = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Succeeded:
+class Succeeded(msgspec.Struct, frozen=True):
     """The processor returned: `value` is JSON text."""
 
     value: str | None
     write: Callable[[Any], Awaitable[Any]] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(msgspec.Struct, frozen=True):
     """The attempt failed; `delay` (seconds) asks for a later retry, `permanent` for none. `exhausted`: there was no memory left."""
 
     error: str
@@ -42,8 +41,7 @@ class Failed:
     exhausted: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Interrupted:
+class Interrupted(msgspec.Struct, frozen=True):
     """We ended it ourselves: the batch was cancelled, handed over or lost. It counts for nothing."""
 
 
@@ -178,6 +176,8 @@ class LoopThread:
 class OpenProcessor:
     """A processor that is loaded and entered: call it item by item, close it once."""
 
+    is_ready = True  # here a call can always begin at once
+
     def __init__(self, name: str, target: Any, call: Callable[[Item, Context], Any], thread: LoopThread | None) -> None:
         self.name = name
         self._target = target
@@ -222,7 +222,7 @@ class OpenProcessor:
                 self._thread.stop()
 
     async def ready(self) -> None:
-        """Return when a call can begin: here at once."""
+        """Return when a call can begin."""
 
     async def __call__(self, item: Item, context: Context) -> Outcome:
         """Run the processor on one item. Cancelling this task interrupts it: the outcome is then Interrupted.

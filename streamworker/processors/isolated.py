@@ -83,8 +83,13 @@ class IsolatedProcessor:
                 return self._arrive(first)
         self._arrive(await self._bring(enter=True))
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether a child is free: a call that is made at once gets it."""
+        return bool(self._idle)
+
     async def ready(self) -> None:
-        """Return when a child is free; a call that is made at once gets it. Raises ConfigurationError when none can be had."""
+        """Return when it `is_ready`. Raises ConfigurationError when none can be had."""
         while not self._idle:
             free: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(free)

@@ -106,7 +106,7 @@ async def acquire(connection: Connection, batch_id: UUID, claim: Claim) -> Acqui
     if row is None:
         return Missing()
     if row["status"] in TERMINAL:
-        return Ended(_state(batch_id, row))
+        return Ended(state_of(batch_id, row))
     if row["worker"] is not None and row["worker_number"] != claim.number and await _owner_lives(connection, row):
         return Foreign(row["worker"], row["worker_number"] or 0, row["entry_id"], row["lease_seconds"])
     charged, careful_until, deaths = await _settle_suspects(connection, batch_id, row, claim)
@@ -135,13 +135,13 @@ async def _settle_suspects(connection: Connection, batch_id: UUID, row: asyncpg.
     died = row["worker_number"] != claim.number
     suspects = await connection.fetch(query("find_suspects"), batch_id, row["frontier"])
     once_only = row["max_attempts"] == 1
-    if once_only or (died and len(suspects) == 1):
+    if once_only or (died and len(suspects) == 1 and not row["together"]):
         charged = [_charge(suspect, row["max_attempts"]) for suspect in suspects]
         await _write_charges(connection, batch_id, charged)
     else:
         charged = []
         await connection.execute(query("unmark_retries"), batch_id)
-        if died and len(suspects) > 1:
+        if died and suspects:
             careful_until = max(careful_until, suspects[-1]["position"] + 1)
     return charged, careful_until, deaths + died
 
@@ -254,7 +254,7 @@ async def release(connection: Connection, batch_id: UUID, epoch: int) -> BatchSt
 async def read_state(connection: Connection, batch_id: UUID) -> BatchState | None:
     """What Postgres says of the batch now, or None."""
     row = await connection.fetchrow(query("read_fence"), batch_id)
-    return None if row is None else _state(batch_id, row)
+    return None if row is None else state_of(batch_id, row)
 
 
 async def is_current(connection: Connection, state: BatchState) -> bool:
@@ -263,7 +263,8 @@ async def is_current(connection: Connection, state: BatchState) -> bool:
     return now is not None and (now.epoch, now.revision, now.status) == (state.epoch, state.revision, state.status)
 
 
-def _state(batch_id: UUID, row: Any) -> BatchState:
+def state_of(batch_id: UUID, row: Any) -> BatchState:
+    """The state that a row tells."""
     return BatchState(
         batch_id, row["status"], row["total"], row["succeeded"], row["failed"],
         row["revision"], row["epoch"], row["worker"], row["error"], row["updated_at"],

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+import msgspec
 from asyncpg.transaction import Transaction
 
 from streamworker.errors import LeaseLost
@@ -15,8 +16,7 @@ from streamworker.store.batches import BatchState, Connection
 from streamworker.store.sql import query
 
 
-@dataclass(frozen=True, slots=True)
-class OpenItem:
+class OpenItem(msgspec.Struct, frozen=True):
     """A row that still has work in it; `delay` (seconds) is left of a delayed retry."""
 
     position: int
@@ -27,8 +27,7 @@ class OpenItem:
     delay: float
 
 
-@dataclass(slots=True)
-class ItemRecord:
+class ItemRecord(msgspec.Struct, eq=False):
     """What is to be written on one item row. `delay` and `seconds` (how long it ran) are durations; Postgres adds its clock."""
 
     position: int
@@ -55,7 +54,7 @@ class Fence:
 async def load_open(connection: Connection, batch_id: UUID, position: int, limit: int) -> list[OpenItem]:
     """The next open items from `position` on, in order."""
     rows = await connection.fetch(query("load_items"), batch_id, position, limit)
-    return [OpenItem(r["position"], r["key"], r["payload"], r["attempts"], r["checkpoint"], r["delay"] or 0.0) for r in rows]
+    return [OpenItem(*row) for row in rows]
 
 
 async def lock(connection: Connection, fence: Fence) -> None:
@@ -74,21 +73,23 @@ async def record(
     worker: str,
     complete: bool,
 ) -> BatchState:
-    """Write outcomes, counters, frontier and lease in the caller's transaction; the batch row first, and fenced.
+    """Write outcomes, counters, frontier and lease in one statement, fenced; with checkpoints, or to `complete`, inside a transaction.
 
     With `complete` the batch ends as completed in the same transaction if no item is open.
     """
-    succeeded = sum(row.status == "completed" for row in rows)
-    failed = sum(row.status == "failed" for row in rows)
     progressed = any(row.progressed for row in rows)
     batch = await connection.fetchrow(
-        query("record_batch"), fence.batch_id, fence.epoch, fence.revision, succeeded, failed, frontier, progressed, lease_ttl
-    )
+        query("record"), fence.batch_id, fence.epoch, fence.revision, frontier, progressed, lease_ttl,
+        [row.position for row in rows],
+        [row.status for row in rows],
+        [row.attempts for row in rows],
+        [row.result for row in rows],
+        [row.error for row in rows],
+        [row.delay for row in rows],
+        [row.seconds for row in rows],
+    )  # fmt: skip
     if batch is None:
         raise LeaseLost(f"batch {fence.batch_id}: epoch {fence.epoch}, revision {fence.revision} are no longer current")
-    if rows and await _write_items(connection, fence.batch_id, rows) != len(rows):
-        batch = await connection.fetchrow(query("correct_counters"), fence.batch_id)
-        assert batch is not None
     if checkpoints:
         positions, states = zip(*checkpoints, strict=True)
         await connection.execute(query("record_checkpoints"), fence.batch_id, positions, states)
@@ -99,21 +100,6 @@ async def record(
         fence.batch_id, status, batch["total"], batch["succeeded"], batch["failed"],
         fence.revision + 1, fence.epoch, worker, None, batch["updated_at"],
     )  # fmt: skip
-
-
-async def _write_items(connection: Connection, batch_id: UUID, rows: Sequence[ItemRecord]) -> int:
-    tag: str = await connection.execute(
-        query("record_items"),
-        batch_id,
-        [row.position for row in rows],
-        [row.status for row in rows],
-        [row.attempts for row in rows],
-        [row.result for row in rows],
-        [row.error for row in rows],
-        [row.delay for row in rows],
-        [row.seconds for row in rows],
-    )
-    return int(tag.rpartition(" ")[2])
 
 
 class WriteBroke(Exception):

@@ -54,9 +54,9 @@ async def find_unannounced(connection: Connection, limit: int) -> list[BatchStat
     ]  # fmt: skip
 
 
-async def mark_announced(connection: Connection, state: BatchState) -> None:
-    """The terminal event of this state is published."""
-    await connection.execute(query("mark_announced"), state.id, state.revision)
+async def mark_announced(connection: Connection, states: Sequence[BatchState]) -> None:
+    """The terminal events of these states are published."""
+    await connection.execute(query("mark_announced"), [state.id for state in states], [state.revision for state in states])
 
 
 async def existing(connection: Connection, batch_ids: Sequence[UUID]) -> set[UUID]:

@@ -363,6 +363,7 @@ def a_zombie_goes_on_publishing(story: Story) -> Story:
     revision = story.batches["b"]["revision"]
     story.claim("w1")
     for _ in range(2):
+        story.tick(0.1)
         story.announce("w0", epoch=1, revision=revision)
     return story
 

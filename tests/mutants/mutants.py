@@ -27,17 +27,16 @@ def _query(name: str) -> str:
 MUTANTS = (
     Mutant(
         "no fence",
-        _query("record_batch"),
-        "WHERE b.id = $1 AND b.epoch = $2 AND b.revision = $3 AND b.status = 'processing'",
-        "WHERE b.id = $1 AND ($2::bigint, $3::bigint) IS NOT NULL",
+        _query("record"),
+        "WHERE b.id = $1 AND b.epoch = $2 AND b.revision = $3 AND b.status = 'processing' FOR UPDATE",
+        "WHERE b.id = $1 AND ($2::bigint, $3::bigint) IS NOT NULL FOR UPDATE",
         ("tests/flows/test_fence.py",),
     ),
     Mutant(
         "fence without the row lock",
-        _query("record_batch"),
-        "WHERE b.id = $1 AND b.epoch = $2 AND b.revision = $3 AND b.status = 'processing'",
-        "WHERE b.id = $1 AND EXISTS (SELECT FROM streamworker.batches AS f\n"
-        "    WHERE f.id = $1 AND f.epoch = $2 AND f.revision = $3 AND f.status = 'processing')",
+        _query("record"),
+        "AND b.status = 'processing' FOR UPDATE",
+        "AND b.status = 'processing'",
         ("tests/flows/test_fence.py",),
     ),
     Mutant(
@@ -57,8 +56,8 @@ MUTANTS = (
     Mutant(
         "announced before the commit",
         _engine("recorder"),
-        '            self._step("inside", rows)',
-        '            self._recorded(state, rows)\n            self._step("inside", rows)',
+        '                self._step("inside", rows)',
+        '                self._recorded(state, rows)\n                self._step("inside", rows)',
         ("tests/flows/test_fence.py",),
     ),
     Mutant(
@@ -113,9 +112,9 @@ MUTANTS = (
     ),
     Mutant(
         "counters without the rows",
-        "streamworker/store/items.py",
-        "if rows and await _write_items(connection, fence.batch_id, rows) != len(rows):",
-        "if rows and await _write_items(connection, fence.batch_id, rows) < 0:",
+        _query("record"),
+        "b.succeeded + counted.succeeded, failed",
+        "b.succeeded + cardinality($7::int[]) - counted.failed, failed",
         ("tests/flows/test_fence.py",),
     ),
     Mutant(

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Awaitable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from streamworker.errors import ConfigurationError
@@ -107,10 +108,12 @@ async def test_the_environment_names_root_and_limit(monkeypatch: pytest.MonkeyPa
         await Documents().__aenter__()
 
 
-def test_missing_parts_are_named_with_the_remedy() -> None:
-    # A Python that has the package but none of the extras: -S leaves the installed packages out.
+def test_missing_parts_are_named_with_the_remedy(tmp_path: Path) -> None:
+    # A Python that has the package but none of the extras: -S leaves the installed packages out, all but one that every user has.
+    (tmp_path / "msgspec").symlink_to(Path(msgspec.__file__).parent)
     program = (
         "import asyncio, sys\n"
+        f"sys.path.append({str(tmp_path)!r})\n"
         "bare = sys.modules['streamworker'] = type(sys)('streamworker')\n"
         "bare.__path__ = ['streamworker']\n"
         "from streamworker.processors.documents import Documents\n"

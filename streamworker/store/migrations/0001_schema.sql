@@ -25,6 +25,7 @@ CREATE TABLE streamworker.batches (
     entry_id         text,                            -- the stream entry that stands for the batch
     frontier         int         NOT NULL DEFAULT 0,  -- no item at or beyond it has started
     careful_until    int         NOT NULL DEFAULT 0,  -- below it: one item at a time, each one marked
+    together         boolean     NOT NULL DEFAULT false,  -- claimed with others: a death says nothing about its items
     deaths           int         NOT NULL DEFAULT 0,  -- worker deaths since anything was last recorded
     announced_at     timestamptz,                     -- when the terminal event was published
     CONSTRAINT status_known CHECK (status IN ('pending', 'processing', 'completed', 'failed', 'cancelled')),

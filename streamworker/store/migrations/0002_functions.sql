@@ -111,7 +111,7 @@ BEGIN
     IF reopened > 0 THEN
         UPDATE streamworker.batches AS b
         SET status = 'pending', processed = b.succeeded, failed = 0, error = NULL, started_at = NULL, finished_at = NULL, announced_at = NULL,
-            worker = NULL, worker_number = NULL, lease_expires_at = NULL, entry_id = NULL, frontier = 0, careful_until = 0, deaths = 0,
+            worker = NULL, worker_number = NULL, lease_expires_at = NULL, entry_id = NULL, frontier = 0, careful_until = 0, deaths = 0, together = false,
             revision = b.revision + 1, updated_at = clock_timestamp()
         WHERE b.id = retry.batch_id;
         PERFORM pg_notify('streamworker', 'submit');

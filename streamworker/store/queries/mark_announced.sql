@@ -1,2 +1,3 @@
 UPDATE streamworker.batches AS b SET announced_at = clock_timestamp()
-WHERE b.id = $1 AND b.revision = $2 AND b.status IN ('completed', 'failed', 'cancelled') AND b.announced_at IS NULL
+FROM unnest($1::uuid[], $2::bigint[]) AS told (id, revision)
+WHERE b.id = told.id AND b.revision = told.revision AND b.status IN ('completed', 'failed', 'cancelled') AND b.announced_at IS NULL

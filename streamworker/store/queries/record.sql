@@ -1,0 +1,26 @@
+-- The batch row is locked first, under the fence: without it nothing is written. The counters grow by the rows that really change.
+-- The same positions twice: whatever Postgres believes about the batch's size, it reads these rows alone and not the whole batch.
+WITH fence AS MATERIALIZED (
+    SELECT clock_timestamp() AS now FROM streamworker.batches AS b
+    WHERE b.id = $1 AND b.epoch = $2 AND b.revision = $3 AND b.status = 'processing' FOR UPDATE
+), written AS (
+    UPDATE streamworker.items AS i
+    SET status = r.status, attempts = r.attempts, result = r.result::jsonb, error = r.error,
+        not_before = fence.now + make_interval(secs => r.delay), started_at = fence.now - make_interval(secs => r.seconds),
+        finished_at = CASE WHEN r.status IN ('completed', 'failed') THEN fence.now END
+    FROM fence, unnest($7::int[], $8::text[], $9::int[], $10::text[], $11::text[], $12::float8[], $13::float8[])
+        AS r (position, status, attempts, result, error, delay, seconds)
+    WHERE i.batch_id = $1 AND i.position = ANY ($7) AND i.position = r.position AND i.status IN ('pending', 'processing')
+    RETURNING i.status
+), counted AS (
+    SELECT (count(*) FILTER (WHERE w.status = 'completed'))::int AS succeeded, (count(*) FILTER (WHERE w.status = 'failed'))::int AS failed
+    FROM written AS w
+)
+UPDATE streamworker.batches AS b
+SET revision = b.revision + 1, succeeded = b.succeeded + counted.succeeded, failed = b.failed + counted.failed,
+    processed = b.processed + counted.succeeded + counted.failed,
+    frontier = $4, deaths = CASE WHEN $5 THEN 0 ELSE b.deaths END,
+    lease_expires_at = fence.now + make_interval(secs => $6), updated_at = fence.now
+FROM fence, counted
+WHERE b.id = $1
+RETURNING b.total, b.succeeded, b.failed, b.updated_at
