@@ -20,8 +20,11 @@ from tests.servers import REDIS_KINDS, PostgresServer, RedisServer, run_async, r
 TEMPLATE = "streamworker_template"
 # Flows in which nothing depends on the kind of Redis: one of them will do.
 ANY_REDIS = {
+    "test_bad_processors",
     "test_commands",
     "test_database_rows",
+    "test_isolation",
+    "test_isolation_limits",
     "test_migrations",
     "test_p04_errors",
     "test_p09_memory",

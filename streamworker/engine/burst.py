@@ -23,7 +23,7 @@ from streamworker.engine.holds import Call, HeldLease, Hold
 from streamworker.engine.lanes import Lane, Lanes
 from streamworker.engine.loop import server_of
 from streamworker.engine.patience import Patience
-from streamworker.engine.processors import OpenProcessors
+from streamworker.engine.processors import AnyProcessor, OpenProcessors
 from streamworker.engine.progress import LiveItem, Progress, item_event
 from streamworker.engine.recorder import REFUSED, Recorder
 from streamworker.engine.run import batch_info, item_of, tell_rows
@@ -31,7 +31,7 @@ from streamworker.engine.services import Services
 from streamworker.errors import ConfigurationError
 from streamworker.messages import TERMINAL, Job
 from streamworker.observe.events import BatchAcquired, ItemStarted, Step
-from streamworker.processors.calls import Failed, Interrupted, OpenProcessor, Outcome
+from streamworker.processors.calls import Failed, Interrupted, Outcome
 from streamworker.settings import Settings
 from streamworker.store import bursts
 from streamworker.store.batches import Acquired, BatchState, Claim, timed_out
@@ -214,6 +214,8 @@ class Burst:
         voice = Voice(batch, hold, lambda live: self._progress_of(member).told(live), partial(self._checkpoint, member), loop)
         policy = Policy(member.grant.max_attempts, self._services.settings.retry_delay)
         for item in member.items:
+            if not (processor.is_ready or await self._is_ready(processor)):
+                return
             hold.check_deadline()
             if hold.lost is not None or self._draining or self._is_slow:
                 return
@@ -224,7 +226,14 @@ class Burst:
             if row.status not in TERMINAL:
                 return
 
-    async def _run_item(self, member: Member, item: OpenItem, processor: OpenProcessor, policy: Policy, voice: Voice) -> ItemRecord | None:
+    async def _is_ready(self, processor: AnyProcessor) -> bool:
+        try:
+            await processor.ready()
+        except ConfigurationError:
+            return False  # for the ordinary way to deal with
+        return True
+
+    async def _run_item(self, member: Member, item: OpenItem, processor: AnyProcessor, policy: Policy, voice: Voice) -> ItemRecord | None:
         context = ItemContext(voice, item.position, item.key, 1)
         began = self._lane.began = time.monotonic()
         outcome = await self._call(item, processor, policy, context)
@@ -241,7 +250,7 @@ class Burst:
             self._services.events.step(Step("process", "after", voice.batch.id, item.position))
         return settle(item.position, item.key, 1, outcome, policy, seconds)
 
-    async def _call(self, item: OpenItem, processor: OpenProcessor, policy: Policy, context: ItemContext) -> Outcome:
+    async def _call(self, item: OpenItem, processor: AnyProcessor, policy: Policy, context: ItemContext) -> Outcome:
         given = item_of(context.batch.id, item, 1)
         if isinstance(given, Failed):
             return given

@@ -12,8 +12,9 @@ from streamworker.engine.attempts import Policy, settle
 from streamworker.engine.context import ItemContext
 from streamworker.engine.heartbeat import Heartbeat
 from streamworker.engine.holds import INTERRUPT_GRACE, Call
+from streamworker.engine.processors import AnyProcessor
 from streamworker.processors.api import Item
-from streamworker.processors.calls import Failed, Interrupted, OpenProcessor, Outcome
+from streamworker.processors.calls import Failed, Interrupted, Outcome
 
 # How long a lane may keep the loop to itself while its items never wait for anything.
 FAIR_SHARE = 0.002
@@ -70,7 +71,7 @@ class Lanes:
             while lane.running is not None and lane.running.cancelling():
                 lane.running.uncancel()
 
-    async def call(self, lane: Lane, processor: OpenProcessor, policy: Policy, item: Item, context: ItemContext) -> Outcome:
+    async def call(self, lane: Lane, processor: AnyProcessor, policy: Policy, item: Item, context: ItemContext) -> Outcome:
         """Run the processor on one item. Cancelling the lane interrupts it, and so does the item's time limit, which is a failure."""
         call = lane.call
         call.timed_out = call.told = False

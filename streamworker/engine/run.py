@@ -16,15 +16,16 @@ from streamworker.engine.attempts import Policy, backoff, settle
 from streamworker.engine.context import ItemContext, Voice
 from streamworker.engine.holds import Call, Hold
 from streamworker.engine.lanes import Lane, Lanes
+from streamworker.engine.processors import AnyProcessor
 from streamworker.engine.progress import Progress, item_event
 from streamworker.engine.recorder import Recorder
 from streamworker.engine.services import Services
 from streamworker.engine.source import ItemSource, Work
 from streamworker.errors import ConfigurationError, LeaseLost
-from streamworker.messages import TERMINAL, ItemEvent
+from streamworker.messages import TERMINAL, ItemEvent, clean_text
 from streamworker.observe.events import Events, ItemFinished, ItemRetried, ItemStarted, Step
 from streamworker.processors.api import BatchInfo, Item
-from streamworker.processors.calls import Failed, Interrupted, OpenProcessor, Outcome, Succeeded
+from streamworker.processors.calls import Failed, Interrupted, Outcome, Succeeded
 from streamworker.store import items
 from streamworker.store.batches import DIED, Acquired, BatchState, ChargedItem, timed_out, too_many_failures
 from streamworker.store.items import ItemRecord, OpenItem
@@ -35,7 +36,7 @@ from streamworker.store.rows import from_json
 class Run:
     """The work on one batch, from its acquisition until it is completed, failed, lost or drained."""
 
-    def __init__(self, services: Services, grant: Acquired, hold: Hold, processor: OpenProcessor) -> None:
+    def __init__(self, services: Services, grant: Acquired, hold: Hold, processor: AnyProcessor) -> None:
         settings = services.settings
         self._services = services
         self._hold = hold
@@ -172,6 +173,8 @@ class Run:
         elif not work.marked:
             mark = ItemRecord(item.position, item.key, "processing", work.attempt, seconds=0.0, progressed=False)
             await self._recorder.mark_retry(mark)
+        if not (self._processor.is_ready or await self._ready()):
+            return None
         began = lane.began = time.monotonic()
         if began > hold.deadline:
             hold.check_deadline()  # a process that was stopped wakes up here before its heartbeat can look
@@ -192,6 +195,15 @@ class Run:
         if context.saved is not None:
             item = msgspec.structs.replace(item, checkpoint=context.saved)
         return await self._settle(item, work.attempt, outcome, time.monotonic() - began)
+
+    async def _ready(self) -> bool:
+        """Wait until the processor can take an item: that is not the item's time, and no attempt at it."""
+        try:
+            await self._processor.ready()
+        except ConfigurationError as error:
+            self._fail(clean_text(str(error)))
+            return False
+        return True
 
     async def _call(self, lane: Lane, work: Work, context: ItemContext) -> Outcome:
         item = work.item

@@ -16,14 +16,13 @@ from streamworker.engine.burst import MOST_ITEMS, Arrival, Burst, Member
 from streamworker.engine.endings import Ending, Endings
 from streamworker.engine.holds import HeldLease, Hold
 from streamworker.engine.patience import GivenUp, Patience
-from streamworker.engine.processors import OpenProcessors
+from streamworker.engine.processors import AnyProcessor, OpenProcessors
 from streamworker.engine.run import Run
 from streamworker.engine.services import Services
 from streamworker.engine.waiting_room import WaitingRoom
 from streamworker.errors import ConfigurationError, InvalidMessage, LeaseLost
 from streamworker.messages import Job, clean_text, decode_job
 from streamworker.observe.events import BatchAcquired, Step
-from streamworker.processors.calls import OpenProcessor
 from streamworker.store import batches, creation
 from streamworker.store.batches import Acquired, BatchState, Claim, Ended, Foreign, Missing
 from streamworker.store.items import ItemRecord
@@ -276,7 +275,7 @@ class Runner:
             del self._unexpected[state.id]
             await self._endings.fail(state, clean_text(f"unexpected error: {error!r}"), delivery, self._seconds(state))
 
-    def _begin(self, grant: Acquired, hold: Hold, processor: OpenProcessor, stopping: bool) -> Run:
+    def _begin(self, grant: Acquired, hold: Hold, processor: AnyProcessor, stopping: bool) -> Run:
         run = Run(self._services, grant, hold, processor)
         self._current[grant.state.id].run = run
         if self._stopping or stopping:
