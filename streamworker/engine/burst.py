@@ -234,8 +234,6 @@ class Burst:
         return True
 
     async def _run_item(self, member: Member, item: OpenItem, processor: AnyProcessor, policy: Policy, voice: Voice) -> ItemRecord | None:
-        if not processor.is_ready:
-            return None  # it takes its time to come back: for the ordinary way to deal with
         context = ItemContext(voice, item.position, item.key, 1)
         began = self._lane.began = time.monotonic()
         outcome = await self._call(item, processor, policy, context)
