@@ -198,7 +198,8 @@ class Burst:
                 self._done.append(self._current)  # whatever becomes of it
                 await self._run_items(self._current)
                 self._current = None
-                await self._lane.be_fair()
+                if self._lane.is_greedy:
+                    await self._lane.be_fair()
         self._current = None
 
     async def _run_items(self, member: Member) -> None:

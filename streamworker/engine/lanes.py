@@ -36,12 +36,15 @@ class Lane:
     running: asyncio.Task[None] | None = None
     timeout: asyncio.TimerHandle | None = None
 
+    @property
+    def is_greedy(self) -> bool:
+        """Whether others have waited for the loop long enough."""
+        return time.monotonic() - self.since > FAIR_SHARE
+
     async def be_fair(self) -> None:
-        """Let others have the loop, if it is their turn."""
-        now = time.monotonic()
-        if now - self.since > FAIR_SHARE:
-            await asyncio.sleep(0)
-            self.since = time.monotonic()
+        """Let others have the loop."""
+        await asyncio.sleep(0)
+        self.since = time.monotonic()
 
 
 class Lanes:
@@ -68,6 +71,7 @@ class Lanes:
             yield
         finally:
             self._heartbeat.unwatch(lane.call)
+            lane.busy = False
             while lane.running is not None and lane.running.cancelling():
                 lane.running.uncancel()
 
