@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 
 import asyncpg
 
-from streamworker.engine.attempts import Policy, backoff, settle, window
+from streamworker.engine.attempts import LONGEST_BURST, Policy, backoff, settle, window
 from streamworker.engine.holds import Hold
-from streamworker.engine.lanes import SLOW
 from streamworker.engine.outages import Outages
 from streamworker.errors import LeaseLost
 from streamworker.messages import TERMINAL
@@ -199,7 +198,7 @@ class Recorder:
     def narrow(self) -> None:
         """Draw the frontier back to what has started: the item under way is a slow one."""
         if self.frontier >= self._next_start + self._lanes:
-            self.item_seconds = max(self.item_seconds or 0.0, SLOW)
+            self.item_seconds = max(self.item_seconds or 0.0, LONGEST_BURST)  # one at a time from now on
             self._narrowing = True
             self._wake.set()
             self._hurry.set()
