@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
@@ -19,8 +20,11 @@ from tests.servers import REDIS_KINDS, PostgresServer, RedisServer, run_async, r
 TEMPLATE = "streamworker_template"
 # Flows in which nothing depends on the kind of Redis: one of them will do.
 ANY_REDIS = {
+    "test_bad_processors",
     "test_commands",
     "test_database_rows",
+    "test_isolation",
+    "test_isolation_limits",
     "test_migrations",
     "test_p04_errors",
     "test_p09_memory",
@@ -28,6 +32,11 @@ ANY_REDIS = {
     "test_p11_ended_is_ended",
     "test_processor_api",
 }
+
+
+# What the tests start must hear Ctrl-C, also where a shell started the tests in the background and so without it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

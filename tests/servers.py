@@ -50,8 +50,7 @@ _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 def die_with_parent() -> None:
-    """For `preexec_fn`: however this process ends, the child does not outlive it (Linux only); and it hears Ctrl-C, whatever we do."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """For `preexec_fn`: however this process ends, the child does not outlive it (Linux only)."""
     if _libc is not None:
         _libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 

@@ -59,7 +59,7 @@ LARGEST_BURST = 64
 
 
 class Pace:
-    """How many small batches to take together: more after each quick one, one after anything slow."""
+    """How many small batches to take together: more after each burst of quick ones, one after anything else."""
 
     def __init__(self) -> None:
         self.together = 1
@@ -67,7 +67,15 @@ class Pace:
 
     def measured(self, item_seconds: float | None) -> None:
         """Items took so long on average; None: nothing is known."""
-        if item_seconds is None or item_seconds > QUICK_ITEM:
-            self.together, self.is_quick = 1, False
-        else:
-            self.together, self.is_quick = min(4 * self.together, LARGEST_BURST), True
+        self.is_quick = item_seconds is not None and item_seconds <= QUICK_ITEM
+        if not self.is_quick:
+            self.together = 1
+
+    def more(self) -> None:
+        """All that was taken together was small and quick."""
+        if self.is_quick:
+            self.together = min(4 * self.together, LARGEST_BURST)
+
+    def fewer(self) -> None:
+        """Not all that was taken together was fit to be run together."""
+        self.together = 1

@@ -23,7 +23,7 @@ from streamworker.engine.holds import Call, HeldLease, Hold
 from streamworker.engine.lanes import Lane, Lanes
 from streamworker.engine.loop import server_of
 from streamworker.engine.patience import Patience
-from streamworker.engine.processors import OpenProcessors
+from streamworker.engine.processors import AnyProcessor, OpenProcessors
 from streamworker.engine.progress import LiveItem, Progress, item_event
 from streamworker.engine.recorder import REFUSED, Recorder
 from streamworker.engine.run import batch_info, item_of, tell_rows
@@ -31,7 +31,7 @@ from streamworker.engine.services import Services
 from streamworker.errors import ConfigurationError
 from streamworker.messages import TERMINAL, Job
 from streamworker.observe.events import BatchAcquired, ItemStarted, Step
-from streamworker.processors.calls import Failed, Interrupted, OpenProcessor, Outcome
+from streamworker.processors.calls import Failed, Interrupted, Outcome
 from streamworker.settings import Settings
 from streamworker.store import bursts
 from streamworker.store.batches import Acquired, BatchState, Claim, timed_out
@@ -77,13 +77,13 @@ class Burst:
     """One burst. `go_on(member, stopping)` takes over what it cannot end; `worked()` is called when there is nothing left to start."""
 
     @staticmethod
-    def fits(job: Job, processors: OpenProcessors, settings: Settings, pace: Pace) -> bool:
-        """Whether a job may be run in a burst, as far as the message tells.
+    def largest(together: int, settings: Settings, pace: Pace) -> int:
+        """How many items a batch may have. One that comes alone, or of unknown speed, has a single item: that alone is a suspect."""
+        return MOST_ITEMS if together > 1 and pace.is_quick and settings.item_concurrency == 1 else 1
 
-        Several items at a time, or items of unknown speed: then a batch of one item is all that fits, since its item alone is a suspect.
-        """
-        several = pace.is_quick and settings.item_concurrency == 1
-        largest = MOST_ITEMS if several else 1
+    @staticmethod
+    def fits(job: Job, largest: int, processors: OpenProcessors, settings: Settings) -> bool:
+        """Whether a job may be run in a burst, as far as the message tells."""
         small = job.items is None or (job.item_count <= largest and len(job.items) <= LONGEST_TEXT)
         return small and processors.are_open and (job.max_attempts or settings.max_attempts) > 1
 
@@ -137,6 +137,7 @@ class Burst:
                     await self._relief
                 elif not self._claimed and all(member.is_plain for member in self._done):
                     self._pace.measured(self._spent / self._ended)
+                    self._pace.more()
                     self._worked()
                 await self._settle()
         finally:
@@ -156,7 +157,7 @@ class Burst:
         await services.heartbeat.ready()
         wanted = [Wanted(a.job, a.delivery.entry_id, a.job.max_attempts or settings.max_attempts) for a in arrivals]
         terms = Claim(settings.consumer, services.heartbeat.number, None, settings.lease_ttl, settings.batch_timeout)
-        largest = MOST_ITEMS if self._pace.is_quick and settings.item_concurrency == 1 else 1
+        largest = self.largest(len(arrivals), settings, self._pace)
         self._step("acquire", "before", [arrival.job.batch_id for arrival in arrivals])
         asked_at = time.monotonic()
         try:
@@ -197,7 +198,8 @@ class Burst:
                 self._done.append(self._current)  # whatever becomes of it
                 await self._run_items(self._current)
                 self._current = None
-                await self._lane.be_fair()
+                if self._lane.is_greedy:
+                    await self._lane.be_fair()
         self._current = None
 
     async def _run_items(self, member: Member) -> None:
@@ -213,6 +215,8 @@ class Burst:
         voice = Voice(batch, hold, lambda live: self._progress_of(member).told(live), partial(self._checkpoint, member), loop)
         policy = Policy(member.grant.max_attempts, self._services.settings.retry_delay)
         for item in member.items:
+            if not (processor.is_ready or await self._is_ready(processor)):
+                return
             hold.check_deadline()
             if hold.lost is not None or self._draining or self._is_slow:
                 return
@@ -223,7 +227,14 @@ class Burst:
             if row.status not in TERMINAL:
                 return
 
-    async def _run_item(self, member: Member, item: OpenItem, processor: OpenProcessor, policy: Policy, voice: Voice) -> ItemRecord | None:
+    async def _is_ready(self, processor: AnyProcessor) -> bool:
+        try:
+            await processor.ready()
+        except ConfigurationError:
+            return False  # for the ordinary way to deal with
+        return True
+
+    async def _run_item(self, member: Member, item: OpenItem, processor: AnyProcessor, policy: Policy, voice: Voice) -> ItemRecord | None:
         context = ItemContext(voice, item.position, item.key, 1)
         began = self._lane.began = time.monotonic()
         outcome = await self._call(item, processor, policy, context)
@@ -240,7 +251,7 @@ class Burst:
             self._services.events.step(Step("process", "after", voice.batch.id, item.position))
         return settle(item.position, item.key, 1, outcome, policy, seconds)
 
-    async def _call(self, item: OpenItem, processor: OpenProcessor, policy: Policy, context: ItemContext) -> Outcome:
+    async def _call(self, item: OpenItem, processor: AnyProcessor, policy: Policy, context: ItemContext) -> Outcome:
         given = item_of(context.batch.id, item, 1)
         if isinstance(given, Failed):
             return given
@@ -251,18 +262,26 @@ class Burst:
         return await self._lanes.call(self._lane, processor, policy, given, context)
 
     async def _checkpoint(self, member: Member, position: int, state: str) -> None:
+        await self._recorder_of(member, position).checkpoint(position, state)
+
+    def _recorder_of(self, member: Member, position: int) -> Recorder:
+        """What writes for this batch alone while its item at `position` runs."""
         if member.recorder is None:
             services, progress = self._services, self._progress_of(member)
+
+            def recorded(state: BatchState, rows: Sequence[ItemRecord]) -> None:
+                progress.recorded(state, [item_event(row) for row in rows])
+                tell_rows(services.events, state, rows)
+
             policy = Policy(member.grant.max_attempts, services.settings.retry_delay)
             member.recorder = Recorder(
                 services.pool, member.grant, member.arrival.hold, policy, 1, lambda: 1, services.settings.lease_ttl, services.events,
-                services.outages, services.explain_postgres, recorded=lambda state, _rows: progress.recorded(state, []),
-                again=lambda row: None,
+                services.outages, services.explain_postgres, recorded=recorded, again=lambda row: None,
             )  # fmt: skip
             member.recorder.open()
         for started in range(position + 1):
             member.recorder.may_start(started)
-        await member.recorder.checkpoint(position, state)
+        return member.recorder
 
     def _progress_of(self, member: Member) -> Progress:
         if member.progress is None:
@@ -289,6 +308,11 @@ class Burst:
     async def _relieve(self, member: Member, position: int) -> None:
         self._done.remove(member)
         await self._single_out(member, position + 1)
+        if position > 0:
+            recorder = self._recorder_of(member, position)
+            for row in member.rows[:position]:
+                recorder.add(row)
+            del member.rows[:position]
         await self._let_go()
         await self._settle()
         self._done.append(member)

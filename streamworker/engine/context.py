@@ -11,11 +11,9 @@ from typing import Any
 from streamworker.engine.holds import Hold
 from streamworker.engine.progress import LiveItem
 from streamworker.messages import clean_text, to_json
-from streamworker.processors.api import BatchInfo, Done
+from streamworker.processors.api import DONE, LONGEST_TOLD, BatchInfo, percent_of
 
 LOG = logging.getLogger("streamworker.processor")
-DONE = Done()
-TEXT_LIMIT = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +76,11 @@ class ItemContext:
         """See `Context.progress`."""
         live = self.live
         if percent is not None:
-            live.percent = _percent(percent)
+            live.percent = percent_of(percent)
         if stage is not None:
-            live.stage = clean_text(str(stage), TEXT_LIMIT)
+            live.stage = clean_text(str(stage), LONGEST_TOLD)
         if message is not None:
-            live.message = clean_text(str(message), TEXT_LIMIT)
+            live.message = clean_text(str(message), LONGEST_TOLD)
         if not self.stopped:
             self._voice.tell(live)
         return DONE
@@ -103,8 +101,3 @@ class ItemContext:
     async def _save(self, text: str) -> None:
         await self._voice.store(self.position, text)
         self.saved = text
-
-
-def _percent(value: float) -> float | None:
-    number = float(value)
-    return None if number != number else round(min(100.0, max(0.0, number)), 2)

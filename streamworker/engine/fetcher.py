@@ -88,7 +88,8 @@ class Fetcher:
         if now >= self._reclaim_at:
             # Spread out, so that many workers do not look at the same instant.
             self._reclaim_at = now + RECLAIM_EVERY * (0.75 + random.random() / 2)  # noqa: S311
-            await self._reclaim()
+            if await self._reclaim():
+                self._reclaim_at = now  # where one was, there are more: they waited longest, so they come before what is new
         if self._free():
             block = max(0.001, self._reclaim_at - time.monotonic())
             together = self._together()
@@ -99,8 +100,9 @@ class Fetcher:
             elif found:
                 self._dispatch(found)
 
-    async def _reclaim(self) -> None:
-        """Look through the pending list until the slots are full: one call looks at ten entries a slot only."""
+    async def _reclaim(self) -> bool:
+        """Look through the pending list until the slots are full: one call looks at ten entries a slot only. True if that filled any."""
+        before = len(self._running)
         for _ in range(MOST_CALLS):
             reclaimed = await self._consumer.reclaim(self._free(), RECLAIM_IDLE)
             for delivery in reclaimed.deliveries:
@@ -108,7 +110,8 @@ class Fetcher:
             if reclaimed.deleted:
                 self._lost()
             if reclaimed.through or not self._free():
-                return
+                break
+        return len(self._running) > before
 
     def _free(self) -> int:
         if len(self._ending) > MOST_ENDING:

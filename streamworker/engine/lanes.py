@@ -12,13 +12,14 @@ from streamworker.engine.attempts import Policy, settle
 from streamworker.engine.context import ItemContext
 from streamworker.engine.heartbeat import Heartbeat
 from streamworker.engine.holds import INTERRUPT_GRACE, Call
+from streamworker.engine.processors import AnyProcessor
 from streamworker.processors.api import Item
-from streamworker.processors.calls import Failed, Interrupted, OpenProcessor, Outcome
+from streamworker.processors.calls import Failed, Interrupted, Outcome
 
 # How long a lane may keep the loop to itself while its items never wait for anything.
 FAIR_SHARE = 0.002
-# An item that runs so much longer than a commit is a slow one.
-SLOW = 0.025
+# An item that runs longer than a commit takes is a slow one.
+SLOW = 0.010
 
 
 @dataclass(slots=True, eq=False)
@@ -35,12 +36,15 @@ class Lane:
     running: asyncio.Task[None] | None = None
     timeout: asyncio.TimerHandle | None = None
 
+    @property
+    def is_greedy(self) -> bool:
+        """Whether others have waited for the loop long enough."""
+        return time.monotonic() - self.since > FAIR_SHARE
+
     async def be_fair(self) -> None:
-        """Let others have the loop, if it is their turn."""
-        now = time.monotonic()
-        if now - self.since > FAIR_SHARE:
-            await asyncio.sleep(0)
-            self.since = time.monotonic()
+        """Let others have the loop."""
+        await asyncio.sleep(0)
+        self.since = time.monotonic()
 
 
 class Lanes:
@@ -67,10 +71,11 @@ class Lanes:
             yield
         finally:
             self._heartbeat.unwatch(lane.call)
+            lane.busy = False
             while lane.running is not None and lane.running.cancelling():
                 lane.running.uncancel()
 
-    async def call(self, lane: Lane, processor: OpenProcessor, policy: Policy, item: Item, context: ItemContext) -> Outcome:
+    async def call(self, lane: Lane, processor: AnyProcessor, policy: Policy, item: Item, context: ItemContext) -> Outcome:
         """Run the processor on one item. Cancelling the lane interrupts it, and so does the item's time limit, which is a failure."""
         call = lane.call
         call.timed_out = call.told = False
@@ -100,7 +105,7 @@ class Lanes:
     def look_out(self) -> None:
         """Look for slow items from now on."""
         if self._ticking is None:
-            self._ticking = self._loop.call_later(SLOW, self._tick)
+            self._ticking = self._loop.call_later(SLOW / 2, self._tick)
 
     def look_away(self) -> None:
         """Look no more."""
@@ -109,7 +114,7 @@ class Lanes:
             self._ticking = None
 
     def _tick(self) -> None:
-        self._ticking = self._loop.call_later(SLOW, self._tick)
+        self._ticking = self._loop.call_later(SLOW / 2, self._tick)
         if time.monotonic() - min(lane.began for lane in self.all) > SLOW:
             self._slow()
 

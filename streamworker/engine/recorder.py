@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 
 import asyncpg
 
-from streamworker.engine.attempts import Policy, backoff, settle, window
+from streamworker.engine.attempts import LONGEST_BURST, Policy, backoff, settle, window
 from streamworker.engine.holds import Hold
-from streamworker.engine.lanes import SLOW
 from streamworker.engine.outages import Outages
 from streamworker.errors import LeaseLost
 from streamworker.messages import TERMINAL
@@ -29,6 +28,10 @@ MOST_ROWS = 2_000
 MOST_BYTES = 32 * 1024 * 1024
 # A completing record becomes one event, the last; an event holds at most this many items.
 EVENT_ITEMS = 500
+
+# How long quick items gather for one commit: so many times as long as it takes, at most so long (seconds).
+GATHERING = 4
+LONGEST_GATHERING = 0.005
 
 REFUSED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
 
@@ -89,6 +92,7 @@ class Recorder:
         self.item_seconds: float | None = None
         self._commit_seconds = 0.002
         self._wake = asyncio.Event()
+        self._hurry = asyncio.Event()
         self._flushed = asyncio.Event()
         self._flushing = False
         self._wanted = -1
@@ -114,6 +118,7 @@ class Recorder:
         """Write the rest, then end."""
         self._closing = True
         self._wake.set()
+        self._hurry.set()
         assert self._writer is not None
         try:
             await self._writer
@@ -128,6 +133,8 @@ class Recorder:
             known = self.item_seconds
             self.item_seconds = row.seconds if known is None else known + (row.seconds - known) / 8
         self._wake.set()
+        if last:
+            self._hurry.set()
 
     def may_start(self, position: int) -> bool:
         """Whether the durable mark allows this item to start now; if so it counts as started."""
@@ -186,18 +193,21 @@ class Recorder:
     def abort(self) -> None:
         """The lease is lost: write nothing more, and let go of everybody who waits."""
         self._wake.set()
+        self._hurry.set()
 
     def narrow(self) -> None:
         """Draw the frontier back to what has started: the item under way is a slow one."""
         if self.frontier >= self._next_start + self._lanes:
-            self.item_seconds = max(self.item_seconds or 0.0, SLOW)
+            self.item_seconds = max(self.item_seconds or 0.0, LONGEST_BURST)  # one at a time from now on
             self._narrowing = True
             self._wake.set()
+            self._hurry.set()
 
     async def _next_flush(self) -> None:
         if self._hold.lost is not None or self._ended:
             raise LeaseLost(self._hold.lost or "the lease is lost")
         self._wake.set()
+        self._hurry.set()
         await self._flushed.wait()
 
     async def _write(self) -> None:
@@ -214,10 +224,18 @@ class Recorder:
             if self._hold.lost is not None:
                 return
             while self._has_work():
-                if not await self._flush(self._take()):
+                await self._gather()
+                if self._hold.lost is not None or not await self._flush(self._take()):
                     return
             if self._closing:
                 return
+
+    async def _gather(self) -> None:
+        """Let quick items share the commit, until somebody waits for it: commits of a few rows each cost more than the items do."""
+        if not (self.slow or self._complete or self._hurry.is_set()):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), min(GATHERING * self._commit_seconds, LONGEST_GATHERING))
+        self._hurry.clear()
 
     def _has_work(self) -> bool:
         return bool(

@@ -16,15 +16,16 @@ from streamworker.engine.attempts import Policy, backoff, settle
 from streamworker.engine.context import ItemContext, Voice
 from streamworker.engine.holds import Call, Hold
 from streamworker.engine.lanes import Lane, Lanes
+from streamworker.engine.processors import AnyProcessor
 from streamworker.engine.progress import Progress, item_event
 from streamworker.engine.recorder import Recorder
 from streamworker.engine.services import Services
 from streamworker.engine.source import ItemSource, Work
 from streamworker.errors import ConfigurationError, LeaseLost
-from streamworker.messages import TERMINAL, ItemEvent
+from streamworker.messages import TERMINAL, ItemEvent, clean_text
 from streamworker.observe.events import Events, ItemFinished, ItemRetried, ItemStarted, Step
 from streamworker.processors.api import BatchInfo, Item
-from streamworker.processors.calls import Failed, Interrupted, OpenProcessor, Outcome, Succeeded
+from streamworker.processors.calls import Failed, Interrupted, Outcome, Succeeded
 from streamworker.store import items
 from streamworker.store.batches import DIED, Acquired, BatchState, ChargedItem, timed_out, too_many_failures
 from streamworker.store.items import ItemRecord, OpenItem
@@ -35,7 +36,7 @@ from streamworker.store.rows import from_json
 class Run:
     """The work on one batch, from its acquisition until it is completed, failed, lost or drained."""
 
-    def __init__(self, services: Services, grant: Acquired, hold: Hold, processor: OpenProcessor) -> None:
+    def __init__(self, services: Services, grant: Acquired, hold: Hold, processor: AnyProcessor) -> None:
         settings = services.settings
         self._services = services
         self._hold = hold
@@ -139,23 +140,19 @@ class Run:
     async def _serve(self, lane: Lane) -> None:
         with self._lanes.serving(lane), contextlib.suppress(LeaseLost, asyncio.CancelledError):
             while (work := self._source.take() or await self._source.next()) is not None:
+                lane.busy = True
                 following: Work | None = work
                 while following is not None:
-                    following = await self._attempt(lane, following)
-                await lane.be_fair()
+                    if self._alone.locked() or following.item.position < self._grant.careful_until:
+                        following = await self._start_alone(lane, following)
+                    else:
+                        following = await self._start(lane, following)
+                lane.busy = False
+                if lane.is_greedy:
+                    await lane.be_fair()
 
-    async def _attempt(self, lane: Lane, work: Work) -> Work | None:
-        """Start the item once; returns the start that must follow at once, if any."""
-        lane.busy = True
-        try:
-            if self._alone.locked() or work.item.position < self._grant.careful_until:
-                return await self._attempt_alone(lane, work)
-            return await self._start(lane, work)
-        finally:
-            lane.busy = False
-
-    async def _attempt_alone(self, lane: Lane, work: Work) -> Work | None:
-        """As `_attempt`; nothing else runs beside an item that is under suspicion."""
+    async def _start_alone(self, lane: Lane, work: Work) -> Work | None:
+        """As `_start`; nothing else runs beside an item that is under suspicion."""
         if work.item.position < self._grant.careful_until:
             async with self._alone:
                 return await self._start(lane, work)
@@ -164,6 +161,7 @@ class Run:
         return await self._start(lane, work)
 
     async def _start(self, lane: Lane, work: Work) -> Work | None:
+        """Start the item once; returns the start that must follow at once, if any."""
         item, hold = work.item, self._hold
         if work.attempt == 1:
             if not self._recorder.may_start(item.position):
@@ -172,6 +170,8 @@ class Run:
         elif not work.marked:
             mark = ItemRecord(item.position, item.key, "processing", work.attempt, seconds=0.0, progressed=False)
             await self._recorder.mark_retry(mark)
+        if not (self._processor.is_ready or await self._ready()):
+            return None
         began = lane.began = time.monotonic()
         if began > hold.deadline:
             hold.check_deadline()  # a process that was stopped wakes up here before its heartbeat can look
@@ -191,7 +191,17 @@ class Run:
             return None
         if context.saved is not None:
             item = msgspec.structs.replace(item, checkpoint=context.saved)
-        return await self._settle(item, work.attempt, outcome, time.monotonic() - began)
+        row = self._settle(item, work.attempt, outcome, time.monotonic() - began)
+        return None if row.status in TERMINAL else await self._follow(item, row, work.attempt)
+
+    async def _ready(self) -> bool:
+        """Wait until the processor can take an item: that is not the item's time, and no attempt at it."""
+        try:
+            await self._processor.ready()
+        except ConfigurationError as error:
+            self._fail(clean_text(str(error)))
+            return False
+        return True
 
     async def _call(self, lane: Lane, work: Work, context: ItemContext) -> Outcome:
         item = work.item
@@ -213,19 +223,21 @@ class Run:
             outcome = Failed("interrupted, and max_attempts is 1: it is never started twice", permanent=True)
             self._recorder.add(settle(work.item.position, work.item.key, work.attempt, outcome, self._policy, 0.0))
 
-    async def _settle(self, item: OpenItem, attempt: int, outcome: Succeeded | Failed, seconds: float) -> Work | None:
+    def _settle(self, item: OpenItem, attempt: int, outcome: Succeeded | Failed, seconds: float) -> ItemRecord:
         row = settle(item.position, item.key, attempt, outcome, self._policy, seconds)
         if row.write is not None:
             self._open[item.position] = item  # its write may still raise, in the recording transaction
         self._recorder.add(row, last=self._is_last(row))
         if self._services.events.hooked:
             self._services.events.step(Step("process", "after", self._batch.id, item.position))
-        if row.status == "pending" and row.delay is not None:
-            await self._recorder.written(row)
-            self._source.retry(msgspec.structs.replace(item, attempts=attempt), attempt + 1, row.delay, marked=False)
-        elif row.status == "processing":
-            await self._recorder.written(row)
+        return row
+
+    async def _follow(self, item: OpenItem, row: ItemRecord, attempt: int) -> Work | None:
+        """The next attempt: at once, or when its time comes."""
+        await self._recorder.written(row)
+        if row.status == "processing":
             return Work(item, row.attempts, marked=True)
+        self._source.retry(msgspec.structs.replace(item, attempts=attempt), attempt + 1, row.delay or 0.0, marked=False)
         return None
 
     def _is_last(self, row: ItemRecord) -> bool:

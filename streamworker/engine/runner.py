@@ -12,18 +12,17 @@ from uuid import UUID
 
 from streamworker.broker.consumer import Delivery
 from streamworker.engine.attempts import Pace
-from streamworker.engine.burst import Arrival, Burst, Member
+from streamworker.engine.burst import MOST_ITEMS, Arrival, Burst, Member
 from streamworker.engine.endings import Ending, Endings
 from streamworker.engine.holds import HeldLease, Hold
 from streamworker.engine.patience import GivenUp, Patience
-from streamworker.engine.processors import OpenProcessors
+from streamworker.engine.processors import AnyProcessor, OpenProcessors
 from streamworker.engine.run import Run
 from streamworker.engine.services import Services
 from streamworker.engine.waiting_room import WaitingRoom
 from streamworker.errors import ConfigurationError, InvalidMessage, LeaseLost
 from streamworker.messages import Job, clean_text, decode_job
 from streamworker.observe.events import BatchAcquired, Step
-from streamworker.processors.calls import OpenProcessor
 from streamworker.store import batches, creation
 from streamworker.store.batches import Acquired, BatchState, Claim, Ended, Foreign, Missing
 from streamworker.store.items import ItemRecord
@@ -96,6 +95,8 @@ class Runner:
             arrivals = [arrival for arrival in found if arrival is not None]
             try:
                 left = await self._run_together(arrivals)
+                if len(left) > 1:
+                    self.pace.fewer()
                 for arrival in left[1:]:
                     arrival.hold.entry_id = None  # not kept from looking idle any more
                     await self._guard(arrival.delivery, self._endings.pass_on(arrival.delivery))
@@ -154,7 +155,9 @@ class Runner:
 
     async def _run_together(self, arrivals: list[Arrival]) -> list[Arrival]:
         """Run what is small together; returns the others."""
-        fit = [arrival for arrival in arrivals if Burst.fits(arrival.job, self._processors, self._services.settings, self.pace)]
+        settings = self._services.settings
+        largest = Burst.largest(len(arrivals), settings, self.pace)
+        fit = [arrival for arrival in arrivals if Burst.fits(arrival.job, largest, self._processors, settings)]
         if not fit or self._stopping or (len(arrivals) > 1 and not self.pace.is_quick):
             return arrivals
         burst = Burst(self._services, self._patience, self._endings, self._processors, self.pace, self._go_on, self.free_slot)
@@ -256,6 +259,8 @@ class Runner:
         except Exception as error:
             return await self._give_up_on(state, error, delivery)
         self.pace.measured(run.seconds_an_item)
+        if state.total <= MOST_ITEMS:
+            self.pace.more()
         if completed:
             return await self._endings.conclude(Ending(run.state, delivery, run.last_items, self._seconds(state)))
         if run.failure is not None:
@@ -270,7 +275,7 @@ class Runner:
             del self._unexpected[state.id]
             await self._endings.fail(state, clean_text(f"unexpected error: {error!r}"), delivery, self._seconds(state))
 
-    def _begin(self, grant: Acquired, hold: Hold, processor: OpenProcessor, stopping: bool) -> Run:
+    def _begin(self, grant: Acquired, hold: Hold, processor: AnyProcessor, stopping: bool) -> Run:
         run = Run(self._services, grant, hold, processor)
         self._current[grant.state.id].run = run
         if self._stopping or stopping:

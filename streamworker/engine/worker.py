@@ -29,7 +29,6 @@ from streamworker.engine.runner import Runner
 from streamworker.engine.services import Services
 from streamworker.engine.stuck import Rescue
 from streamworker.engine.waiting_room import WaitingRoom
-from streamworker.errors import ConfigurationError
 from streamworker.observe.events import Events, WorkerStarted, WorkerStopped, WorkerStopping
 from streamworker.observe.logs import log_event
 from streamworker.processors.loading import registry
@@ -66,8 +65,6 @@ class Worker:
         events: Events | None = None,
         restart: Callable[[], None] = restart_process,
     ) -> None:
-        if settings.isolation == "process":
-            raise ConfigurationError("ISOLATION: process is not available in this release, expected inline or thread")
         self.events = events or Events()
         self.events.subscribe(log_event)
         self._settings = settings
@@ -102,16 +99,18 @@ class Worker:
 
         Raises ConfigurationError or SchemaError when there is no use in starting.
         """
-        for name in self._registry.names if self._settings.processors else []:
-            self._registry.load(name)  # what the user named must be there; what a batch may name is loaded with it
-        if self._settings.http_address is not None:
-            LOG.warning("HTTP_ADDRESS is set, but this release serves no HTTP")
-        self._listen_to_signals()
+        processors = OpenProcessors(self._registry, self._settings)
         async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(processors.close)
+            if self._settings.processors:
+                await processors.check()  # what the user named must be there; what a batch may name is loaded with it
+            if self._settings.http_address is not None:
+                LOG.warning("HTTP_ADDRESS is set, but this release serves no HTTP")
+            self._listen_to_signals()
             pool = await self._until_up(lambda: self._open_pool(stack))
             if pool is None or not await self._until_up(self._prepare_database):
                 return 0  # told to stop before Postgres was there
-            await self._serve(await self._open(stack, pool))
+            await self._serve(await self._open(stack, pool), processors)
         self.events.emit(WorkerStopped(worker=self._settings.consumer))
         if self._restarting:
             self._restart()
@@ -200,9 +199,8 @@ class Worker:
             self._stop_to_restart,
         )
 
-    async def _serve(self, services: Services) -> None:
+    async def _serve(self, services: Services, processors: OpenProcessors) -> None:
         """Everything that runs between the start and the signal."""
-        processors = OpenProcessors(self._registry, self._settings.isolation)
         waiting_room = WaitingRoom(services.pool, services.heartbeat)
         runner = Runner(services, processors, waiting_room)
         reconciler = Reconciler(

@@ -74,6 +74,17 @@ class Done:
         yield
 
 
+DONE = Done()
+# The longest stage and message (characters) that an item can tell.
+LONGEST_TOLD = 500
+
+
+def percent_of(value: float) -> float | None:
+    """A percentage as it is told: between 0 and 100, with two decimals."""
+    number = float(value)
+    return None if number != number else round(min(100.0, max(0.0, number)), 2)
+
+
 class Context(Protocol):
     """What a processor may ask and tell while it works on an item."""
 

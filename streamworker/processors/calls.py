@@ -19,7 +19,7 @@ import msgspec
 from streamworker.errors import ConfigurationError
 from streamworker.messages import clean_text, to_json
 from streamworker.processors.api import Context, Item, Permanent, Result, RetryAfter
-from streamworker.processors.loading import Plugin, call_of, is_async
+from streamworker.processors.importing import Plugin, call_of, is_async
 
 # How long (seconds) an interrupted call in a thread may take to end.
 THREAD_GRACE = 0.5
@@ -33,11 +33,12 @@ class Succeeded(msgspec.Struct, frozen=True):
 
 
 class Failed(msgspec.Struct, frozen=True):
-    """The attempt failed; `delay` (seconds) asks for a later retry, `permanent` for none."""
+    """The attempt failed; `delay` (seconds) asks for a later retry, `permanent` for none. `exhausted`: there was no memory left."""
 
     error: str
     permanent: bool = False
     delay: float | None = None
+    exhausted: bool = False
 
 
 class Interrupted(msgspec.Struct, frozen=True):
@@ -75,12 +76,12 @@ def failure_of(error: BaseException) -> Failed:
         case Permanent():
             return Failed(text, permanent=True)
         case RetryAfter():
-            return Failed(text, delay=_sane(error.seconds))
-    return Failed(text)
+            return Failed(text, delay=sane_delay(error.seconds))
+    return Failed(text, exhausted=isinstance(error, MemoryError))
 
 
-def _sane(seconds: float) -> float:
-    # NaN and negative delays mean "now"; a year is longer than any batch may run.
+def sane_delay(seconds: float) -> float:
+    """The delay of a retry: NaN and negative ones mean "now"; a year is longer than any batch may run."""
     return min(seconds, 31_536_000.0) if seconds > 0 else 0.0
 
 
@@ -175,6 +176,8 @@ class LoopThread:
 class OpenProcessor:
     """A processor that is loaded and entered: call it item by item, close it once."""
 
+    is_ready = True  # here a call can always begin at once
+
     def __init__(self, name: str, target: Any, call: Callable[[Item, Context], Any], thread: LoopThread | None) -> None:
         self.name = name
         self._target = target
@@ -217,6 +220,9 @@ class OpenProcessor:
                 call_thread.stop()
             if self._thread:
                 self._thread.stop()
+
+    async def ready(self) -> None:
+        """Return when a call can begin."""
 
     async def __call__(self, item: Item, context: Context) -> Outcome:
         """Run the processor on one item. Cancelling this task interrupts it: the outcome is then Interrupted.

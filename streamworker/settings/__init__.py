@@ -1,6 +1,7 @@
 """Every setting of a process, valid before anything starts: defaults < environment < flags.
 
-An empty text counts as "not set" for the URLs, HTTP_ADDRESS, ITEM_TIMEOUT, PROCESSOR and GATEWAY_TOKEN, and is a bad value elsewhere.
+An empty text counts as "not set" for the URLs, HTTP_ADDRESS, ITEM_TIMEOUT, PROCESS_MEMORY, PROCESS_ITEMS, PROCESSOR and GATEWAY_TOKEN,
+and is a bad value elsewhere.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ class Settings:
     progress_maxlen: int
     max_message_bytes: int
     isolation: str
+    process_memory: int | None
+    process_items: int | None
     log_level: str
     log_format: str
     http_address: tuple[str, int] | None

@@ -17,7 +17,7 @@ from streamworker.settings.urls import DATABASE_SCHEMES, REDIS_SCHEMES, url
 
 PREFIX = "STREAMWORKER_"
 # Names that belong to tests; nothing here reads them. (Those of the built-in processors stand in built_in.py.)
-FOREIGN_PREFIXES = tuple(PREFIX + part for part in ("PROCESS_", "FAILPOINT", "TEST_"))
+FOREIGN_PREFIXES = tuple(PREFIX + part for part in ("FAILPOINT", "TEST_"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +102,10 @@ OPTIONS: tuple[Option, ...] = (
     _option("progress_maxlen", "100000", values.whole(100, 100_000_000), "entries that the progress stream keeps, about"),
     _option("max_message_bytes", "16MiB", values.size, "largest job message"),
     _option("isolation", "inline", values.choice("inline", "thread", "process"), "where processors run: inline, thread or process"),
+    _option("process_memory", "none", values.memory_or_none, "most memory of a process of --isolation process, such as 2GiB (Linux)",
+            empty_is_unset=True),
+    _option("process_items", "none", values.whole_or_none(1, 1_000_000_000), "items after which such a process is replaced by a fresh one",
+            empty_is_unset=True),
     _option("log_level", "info", values.choice("debug", "info", "warning", "error", "critical"), "least level that is logged"),
     _option("log_format", "console on a terminal, else json", values.choice("console", "json"), "console or json", fallback=_log_format),
     _option("http_address", "", values.address, "host:port of /livez, /readyz and /metrics; port 0: any free one", empty_is_unset=True),

@@ -13,7 +13,7 @@ from streamworker.errors import ConfigurationError
 HOST_AND_PORT = re.compile(r"(?P<host>\[[^\[\]]+\]|[\w.%-]+)(?::(?P<port>[0-9]{1,5}))?")
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_BYTES = {"": 1, "KiB": 1024, "MiB": 1024**2}
+_BYTES = {"": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 
 
 def refusal(expected: str, text: str) -> ConfigurationError:
@@ -74,6 +74,31 @@ def size(text: str) -> int:
     if not 1024 <= amount <= 64 * 1024**2:
         raise refusal("a size from 1KiB to 64MiB, such as 65536, 512KiB or 16MiB", text)
     return amount
+
+
+def memory_or_none(text: str) -> int | None:
+    """An amount of memory in bytes, or `none`."""
+    if text == "none":
+        return None
+    match = re.fullmatch("([0-9]{1,12}) ?(MiB|GiB)", text)
+    amount = int(match[1]) * _BYTES[match[2]] if match else 0
+    # An interpreter that has imported nothing but this package takes a good 20 MiB.
+    if not 64 * 1024**2 <= amount <= 1024**4:
+        raise refusal("none, or an amount from 64MiB to 1024GiB, such as 512MiB or 2GiB", text)
+    return amount
+
+
+def whole_or_none(low: int, high: int) -> Callable[[str], int | None]:
+    """A whole number between two limits, or `none`."""
+    parse = whole(low, high)
+
+    def parse_or_none(text: str) -> int | None:
+        try:
+            return None if text == "none" else parse(text)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"expected none, or {str(error).removeprefix('expected ')}") from None
+
+    return parse_or_none
 
 
 def choice(*words: str) -> Callable[[str], str]:

@@ -81,11 +81,11 @@ async def record(
     batch = await connection.fetchrow(
         query("record"), fence.batch_id, fence.epoch, fence.revision, frontier, progressed, lease_ttl,
         [row.position for row in rows],
-        [row.status for row in rows],
-        [row.attempts for row in rows],
-        [row.result for row in rows],
-        [row.error for row in rows],
-        [row.delay for row in rows],
+        _unless_all([row.status for row in rows], "completed"),
+        _unless_all([row.attempts for row in rows], 1),
+        _unless_all([row.result for row in rows], None),
+        _unless_all([row.error for row in rows], None),
+        _unless_all([row.delay for row in rows], None),
         [row.seconds for row in rows],
     )  # fmt: skip
     if batch is None:
@@ -100,6 +100,11 @@ async def record(
         fence.batch_id, status, batch["total"], batch["succeeded"], batch["failed"],
         fence.revision + 1, fence.epoch, worker, None, batch["updated_at"],
     )  # fmt: skip
+
+
+def _unless_all(values: list[Any], usual: Any) -> list[Any] | None:
+    """The values, or None where each is the usual one: the driver and Postgres are spared an array."""
+    return None if values.count(usual) == len(values) else values
 
 
 class WriteBroke(Exception):

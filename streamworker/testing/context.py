@@ -7,10 +7,9 @@ from collections.abc import Awaitable
 from typing import NamedTuple
 
 from streamworker.messages import clean_text, to_json
-from streamworker.processors.api import BatchInfo, Done
+from streamworker.processors.api import LONGEST_TOLD, BatchInfo, Done, percent_of
 
 _LOG = logging.getLogger("streamworker.processor")
-_LONGEST = 500  # characters of a stage or a message
 
 
 class Told(NamedTuple):
@@ -39,7 +38,7 @@ class RecordingContext:
 
     def progress(self, percent: float | None = None, stage: str | None = None, message: str | None = None) -> Awaitable[None]:
         """See `Context.progress`."""
-        number = None if percent is None or percent != percent else round(min(100.0, max(0.0, float(percent))), 2)
+        number = None if percent is None else percent_of(percent)
         self.told.append(Told(number, _text(stage), _text(message)))
         return Done()
 
@@ -55,4 +54,4 @@ class RecordingContext:
 
 
 def _text(text: str | None) -> str | None:
-    return None if text is None else clean_text(str(text), _LONGEST)
+    return None if text is None else clean_text(str(text), LONGEST_TOLD)

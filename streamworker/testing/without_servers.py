@@ -13,7 +13,8 @@ from streamworker.engine.attempts import Policy, settle
 from streamworker.messages import MAX_KEY, to_json
 from streamworker.processors.api import BatchInfo, Item
 from streamworker.processors.calls import Failed, OpenProcessor, Outcome, Succeeded, failure_of
-from streamworker.processors.loading import Plugin, Registry, check
+from streamworker.processors.importing import Plugin, check
+from streamworker.processors.loading import Registry
 from streamworker.store.batches import DIED
 from streamworker.store.items import ItemRecord
 from streamworker.testing.context import RecordingContext, Told

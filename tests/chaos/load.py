@@ -95,10 +95,19 @@ class Load:
 
     async def message(self) -> str:
         """Sent as a job with its items, past Postgres."""
-        items = [self._item(ms=self.chance.randint(1, 20)) for _ in range(self.chance.randint(1, 20))]
+        return await self._send([self._item(ms=self.chance.randint(1, 20)) for _ in range(self.chance.randint(1, 20))])
+
+    async def crowd(self) -> None:
+        """Many batches of one quick item at once; a slow one and one that fails first may be among them."""
+        kinds = [{"ms": 0}] * 20 + [{"ms": 60}, {"do": "fail", "times": 1, "ms": 0}, {"do": "effect", "ms": 0}]
+        for _ in range(self.chance.randint(20, 60)):
+            terms = self.chance.choice(kinds)
+            await self._send([self._item(**terms)], effects=terms.get("do") == "effect")
+
+    async def _send(self, items: Items, **detail: Any) -> str:
         batch = str(uuid4())
         fields = {"batch_id": batch, "items": json.dumps(items), "max_attempts": str(PATIENT)}
-        await self._logged("xadd", batch, lambda: self._xadd(fields), {"items": len(items), "expect": "completed"})
+        await self._logged("xadd", batch, lambda: self._xadd(fields), {"items": len(items), "expect": "completed", **detail})
         self.batches.add(batch)
         return batch
 
@@ -137,7 +146,7 @@ class Load:
         return [
             lambda: self.steady(self.chance.randint(10, 80)),
             lambda: self.steady(self.chance.randint(100, 250), 5, 70),
-            self.effects, self.thread, self.stumbling, self.failing, self.cancelled, self.message, self.bad_message,
+            self.effects, self.thread, self.stumbling, self.failing, self.cancelled, self.message, self.crowd, self.bad_message,
         ]  # fmt: skip
 
     # --- the operations ---------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -76,12 +77,15 @@ def _hold(item: Item) -> Any:
 
 
 def _effect(item: Item) -> Any:
-    async def write(connection: asyncpg.Connection[asyncpg.Record]) -> None:
-        await connection.execute('INSERT INTO public.effects (batch, "position") VALUES ($1, $2)', str(item.batch_id), item.position)
-        if item.attempt <= item.payload.get("times", 0):
-            raise ValueError("the write fails, as it was told; what it has written so far must not stay")
+    bad = item.attempt <= item.payload.get("times", 0)
+    return partial(write_effect, batch=str(item.batch_id), position=item.position, bad=bad)  # it has a name: isolation `process` wants one
 
-    return write
+
+async def write_effect(connection: asyncpg.Connection[asyncpg.Record], batch: str, position: int, bad: bool) -> None:
+    """Add the row of an item, and fail after it if it is to be a bad one."""
+    await connection.execute('INSERT INTO public.effects (batch, "position") VALUES ($1, $2)', batch, position)
+    if bad:
+        raise ValueError("the write fails, as it was told; what it has written so far must not stay")
 
 
 async def work(item: Item, context: Context) -> Any:

@@ -13,10 +13,9 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import asyncpg
 
 from streamworker import Context, Item, Permanent, Result, RetryAfter
 
@@ -180,12 +179,15 @@ async def quiet(item: Item, context: Context) -> Any:
 
 
 def _effect(item: Item) -> Callable[[Any], Any]:
-    async def write(connection: asyncpg.Connection) -> None:
-        await connection.execute("INSERT INTO public.effects (batch, position) VALUES ($1, $2)", item.batch_id, item.position)
-        if item.attempt <= _terms(item).get("bad_writes", 0):
-            raise ValueError("the write fails")
+    bad = item.attempt <= _terms(item).get("bad_writes", 0)
+    return partial(write_effect, batch=str(item.batch_id), position=item.position, bad=bad)
 
-    return write
+
+async def write_effect(connection: Any, batch: str, position: int, bad: bool) -> None:
+    """Add a row, and fail after it if it is to be a bad one."""
+    await connection.execute("INSERT INTO public.effects (batch, position) VALUES ($1, $2)", batch, position)
+    if bad:
+        raise ValueError("the write fails")
 
 
 class Unspeakable(Exception):
@@ -196,6 +198,10 @@ class Unspeakable(Exception):
 
 
 def _raised(what: str) -> BaseException:
+    if what == "postgres":
+        import asyncpg  # only here: a child process that is started over and over again is there at once without it
+
+        return asyncpg.ConnectionDoesNotExistError("of the processor's own connection")
     return {
         "system exit": SystemExit(3),
         "keyboard interrupt": KeyboardInterrupt(),
@@ -207,7 +213,6 @@ def _raised(what: str) -> BaseException:
         "surrogate": ValueError("before\ud800after"),
         "empty": ValueError(),
         "timeout": TimeoutError("not ours"),
-        "postgres": asyncpg.ConnectionDoesNotExistError("of the processor's own connection"),
     }[what]
 
 
@@ -227,7 +232,7 @@ def _returned(what: str) -> Any:
         "deep": lambda: deep,
         "nul": lambda: "before\0after",
         "surrogate": lambda: ["before\ud800after"],
-        "large": lambda: "x" * (17 * 1024 * 1024),
+        "large": lambda: "x" * (100 * 1024 * 1024),
         "number key": lambda: {1: "one"},
     }[what]()
 

@@ -122,14 +122,14 @@ async def test_a_read_that_waits_is_never_cut_off(redis_url: str) -> None:
     taken: list[str] = []
     redis, reader = connect(redis_url), connect(redis_url, blocking=2.0)
 
-    async def run(delivery: Delivery) -> None:
-        taken.append(delivery.entry_id)
+    async def run(deliveries: Sequence[Delivery]) -> None:
+        taken.extend(delivery.entry_id for delivery in deliveries)
 
     async def connections() -> int:
         return int((await redis.info("stats"))["total_connections_received"])
 
     consumer = Consumer(redis, reader, Address("batches", "workers", "first"))
-    fetcher = Fetcher(consumer, 1, run, lambda entry_id: False, lambda: None)
+    fetcher = Fetcher(consumer, 1, run, lambda: 1, lambda entry_id: False, lambda: None)
     await fetcher.step()
     before = await connections()
     for _ in range(3):

@@ -17,8 +17,8 @@ from tests.flows.workers import WorkerProcess
 
 WORK, THREAD = "tests.flows.processors:work", "tests.flows.processors:work_in_thread"
 HERE = __name__
-LIMIT = 2000
-MODES = [("inline", "work"), ("inline", "plain"), ("thread", "work")]  # a plain def runs in a thread of its own in either isolation
+# A plain def runs in a thread of its own in each of them.
+MODES = [("inline", "work"), ("inline", "plain"), ("thread", "work"), ("process", "work"), ("process", "plain")]
 NUL, HALF = "\u2400", "\u241b"  # stand for what a payload cannot hold
 
 
@@ -85,7 +85,7 @@ async def bad_checkpoint(item: Item, context: Context) -> Any:
 # --- with workers of their own ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("isolation", ["inline", "thread"])
+@pytest.mark.parametrize("isolation", ["inline", "thread"])  # in `process`: test_isolation_limits.py
 @pytest.mark.parametrize("attribute", ["tests.flows.processors:Model", f"{HERE}:INSTANCE"])
 def test_a_class_is_opened_once_and_closed_at_the_end(scene: Scene, attribute: str, isolation: str) -> None:
     worker = scene.start_worker(processor=attribute, isolation=isolation, batch_concurrency="2", item_concurrency="2")
@@ -117,33 +117,6 @@ def test_the_delay_of_all_retries(scene: Scene) -> None:
     assert second - first >= 0.6
 
 
-REFUSED: dict[str, tuple[str, str]] = {
-    "one argument": ("tests.flows.processors:one_argument", "(item, context), its signature is (item"),
-    "no such module": ("tests.flows.nowhere:work", "there is no module 'tests.flows.nowhere'"),
-    "no such attribute": ("tests.flows.processors:nothing", "has no attribute 'nothing'"),
-    "not callable": ("tests.flows.processors:TICK", "got float"),
-    "a name of nothing": ("whatever", "expected module:attribute"),
-    "a missing import": ("broken_import:work", "'nowhere_at_all', which is not installed"),
-    "raises": ("broken_raise:work", "importing broken_raise failed: ZeroDivisionError"),
-    "exits": ("broken_exit:work", "importing broken_exit failed: SystemExit"),
-    "does not parse": ("broken_syntax:work", "importing broken_syntax failed: SyntaxError"),
-}
-BROKEN = {"import": "import nowhere_at_all", "raise": "1 / 0", "exit": "raise SystemExit(3)", "syntax": "def work(:"}
-
-
-@pytest.mark.parametrize("kind", REFUSED)
-def test_what_is_no_processor_is_refused_at_the_start(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    for name, text in BROKEN.items():
-        (tmp_path / f"broken_{name}.py").write_text(text + "\n")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    processor, words = REFUSED[kind]
-    worker = scene.begin_worker(processor=processor)
-    assert worker.wait_ended() == 2
-    (line,) = worker.text().splitlines()
-    assert words in line
-    assert processor.partition(":")[0] in line
-
-
 # --- with one worker after another for all the rest -----------------------------------------------------------------------------
 
 
@@ -158,7 +131,7 @@ def workers(module_scene: Scene) -> dict[str, WorkerProcess]:
     return {}
 
 
-@pytest.fixture(params=MODES, ids=["inline-async", "inline-plain", "thread-async"])
+@pytest.fixture(params=MODES, ids=["inline-async", "inline-plain", "thread-async", "process-async", "process-plain"])
 def mode(request: pytest.FixtureRequest) -> tuple[str, str]:
     """An isolation, and the processor to name."""
     isolation, processor = request.param
@@ -299,54 +272,3 @@ def test_permanent_and_retry_after(shared: Scene, worker: WorkerProcess, mode: t
     for position, seconds in ((1, 0.4), (2, 0.2)):
         first, second = [line.at for line in shared.log(row["id"]) if (line.edge, line.position) == ("start", position)]
         assert second - first >= seconds
-
-
-# --- what cannot be stored, and what is raised ------------------------------------------------------------------------------------
-
-UNFIT = {
-    "nan": "$.score: nan is not JSON",
-    "infinity": "$: inf is not JSON",
-    "bytes": "$: bytes is not JSON",
-    "set": "$: set is not JSON",
-    "object": "$: object is not JSON",
-    "cycle": "nested deeper than 64 levels, or contains itself",
-    "deep": "nested deeper than 64 levels",
-    "nul": "$: text with a NUL character",
-    "surrogate": "$[0]: text with half of a surrogate pair",
-    "large": "more than 16,777,216 bytes of JSON",
-    "number key": "a key is int, expected str",
-}
-
-
-@pytest.mark.parametrize("what", UNFIT)
-def test_a_result_that_cannot_be_stored(shared: Scene, worker: WorkerProcess, mode: tuple[str, str], what: str) -> None:
-    row, items = run(shared, ["a", act("return", what=what), "c"], mode[1])
-    assert [item["status"] for item in items] == ["completed", "failed", "completed"]
-    assert items[1]["error"].startswith("result cannot be stored: $")
-    assert UNFIT[what] in items[1]["error"]
-    assert len(items[1]["error"]) < 300
-    assert shared.starts(row["id"]) == [(0, 1), (1, 1), (1, 2), (2, 1)]
-
-
-RAISED = {
-    "system exit": "SystemExit: 3",
-    "keyboard interrupt": "KeyboardInterrupt",
-    "cancelled": "CancelledError",
-    "base": "BaseException: from the very base",
-    "unspeakable": "(its text cannot be shown)",
-    "long": "x" * LIMIT,
-    "nul": "before\ufffdafter",
-    "surrogate": "before\ufffdafter",
-    "empty": "ValueError",
-    "timeout": "not ours",
-    "postgres": "of the processor's own connection",
-}
-
-
-@pytest.mark.parametrize("what", RAISED)
-def test_whatever_is_raised_is_a_failed_attempt(shared: Scene, worker: WorkerProcess, mode: tuple[str, str], what: str) -> None:
-    row, items = run(shared, ["a", act("raise", what=what), act("raise", what=what, times=1), "d"], mode[1])
-    assert [item["status"] for item in items] == ["completed", "failed", "completed", "completed"]
-    assert items[1]["error"] == RAISED[what]
-    assert [item["attempts"] for item in items] == [1, 2, 2, 1]
-    assert (row["epoch"], {line.pid for line in shared.log(row["id"])}) == (1, {worker.pid})

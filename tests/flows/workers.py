@@ -17,6 +17,7 @@ from tests.servers import die_with_parent, process_lives, wait_for
 
 ROOT = Path(__file__).parents[2]
 PLAIN, FAILING = "streamworker", "tests.flows.failing_worker"
+MARK = "STREAMWORKER_TEST_WORKER"  # what the processes of a worker inherit, in whatever session they are
 
 
 class WorkerProcess:
@@ -24,12 +25,13 @@ class WorkerProcess:
 
     def __init__(self, environment: Mapping[str, str], log: Path, module: str = PLAIN) -> None:
         self._log = log
+        self._mark = f"{MARK}={log}".encode()
         line = [sys.executable, "-m", module, "run"]
         with log.open("ab") as output:
             self._process = subprocess.Popen(
                 line,
                 cwd=ROOT,
-                env=dict(environment),
+                env={**environment, MARK: str(log)},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -152,11 +154,11 @@ class WorkerProcess:
         self._process.wait()
 
     def strays(self) -> list[int]:
-        """Processes of its session that are still there although it has ended."""
+        """Processes that it, or one of its own, has started, and that are there."""
         found = []
         for entry in Path("/proc").iterdir():
             with suppress(OSError, ValueError):
-                session = int((entry / "stat").read_text().rpartition(")")[2].split()[3])
-                if session == self.pid and int(entry.name) != self.pid and process_lives(int(entry.name)):
-                    found.append(int(entry.name))
+                pid = int(entry.name)
+                if pid != self.pid and self._mark in (entry / "environ").read_bytes().split(b"\0") and process_lives(pid):
+                    found.append(pid)
         return found

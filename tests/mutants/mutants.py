@@ -42,14 +42,14 @@ MUTANTS = (
     Mutant(
         "acknowledged before the commit",
         _engine("runner"),
-        "        lost = _Lost()",
-        "        await self._services.consumer.acknowledge([delivery.entry_id])\n        lost = _Lost()",
+        "                lease = HeldLease(grant.state.id",
+        "                await self._services.consumer.acknowledge([delivery.entry_id])\n                lease = HeldLease(grant.state.id",
         ("tests/flows/test_p05*",),
     ),
     Mutant(
         "attempts in memory",
         "streamworker/store/batches.py",
-        "if once_only or (died and len(suspects) == 1):",
+        'if once_only or (died and len(suspects) == 1 and not row["together"]):',
         "if len(suspects) < 0:",
         ("tests/flows/test_p04*",),
     ),
@@ -71,8 +71,8 @@ MUTANTS = (
     Mutant(
         "blocked read cancelled",
         _engine("fetcher"),
-        "await self._consumer.read(self._free(), block)",
-        "await asyncio.wait_for(self._consumer.read(self._free(), 2.0), block)",
+        "await self._consumer.read(self._free() if together == 1 else together, block)",
+        "await asyncio.wait_for(self._consumer.read(self._free() if together == 1 else together, 2.0), block)",
         ("tests/flows/test_fence.py",),
     ),
     Mutant(
@@ -123,5 +123,19 @@ MUTANTS = (
         '            careful_until = max(careful_until, suspects[-1]["position"] + 1)',
         "            careful_until = 0",
         ("tests/flows/test_p04*",),
+    ),
+    Mutant(
+        "a death in a burst charges everybody",
+        "streamworker/store/batches.py",
+        ' and not row["together"]',
+        "",
+        ("tests/flows/test_bursts.py",),
+    ),
+    Mutant(
+        "a slow item keeps its burst",
+        _engine("burst"),
+        "        self._relief = asyncio.create_task(self._relieve(member, position))",
+        "        self._relief = asyncio.create_task(asyncio.sleep(0))",
+        ("tests/flows/test_bursts.py",),
     ),
 )

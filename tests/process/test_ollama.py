@@ -105,7 +105,7 @@ def test_a_folder_is_described_through_a_kill_and_found_again(place: Place, phot
 def test_stages_are_told_and_a_retry_replaces_nothing(place: Place, photos: Path, models: ModelServer) -> None:
     gate = Gate(then=answers)
     models.then("/api/chat", gate)
-    place.worker(processor="ollama", isolation="thread")
+    place.worker(processor="ollama", isolation="process")
     line = [sys.executable, "-m", "streamworker", "submit", str(photos), "--processor", "ollama", "--watch", "--json"]
     with subprocess.Popen(line, env=place.environment, stdout=subprocess.PIPE, text=True) as watching:
         assert watching.stdout is not None

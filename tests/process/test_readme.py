@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from streamworker.processors.loading import check
+from streamworker.processors.importing import check
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
 

@@ -19,6 +19,13 @@ README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding=
 EXAMPLES = dict(re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL))
 
 
+ISOLATED = """
+def test_a_model_in_a_process(real_worker):
+    items = real_worker.run("language:Language", ["This is a letter about an invoice."] * 3, isolation="process")
+    assert [item.result["language"] for item in items] == ["en"] * 3
+"""
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with all examples in it."""
@@ -76,4 +83,5 @@ def test_a_model_is_loaded_once(here: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_examples_of_tests_pass(here: Path, clean_environment: dict[str, str]) -> None:
     (here / "conftest.py").write_text(CONFTEST)
-    assert "3 passed" in run_pytest(here, clean_environment)
+    (here / "test_isolated.py").write_text(ISOLATED)
+    assert "4 passed" in run_pytest(here, clean_environment)

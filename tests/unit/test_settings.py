@@ -102,7 +102,9 @@ def test_empty_is_a_bad_value(name: str) -> None:
 
 def test_empty_is_unset_where_nothing_is_a_sensible_answer() -> None:
     names = ["REDIS_URL", "DATABASE_URL", P + "HTTP_ADDRESS", P + "ITEM_TIMEOUT", P + "PROCESSOR", P + "GATEWAY_TOKEN"]
+    names += [P + "PROCESS_MEMORY", P + "PROCESS_ITEMS"]
     s = Settings.load(environ=dict.fromkeys(names, ""))
+    assert (s.process_memory, s.process_items) == (None, None)
     assert (s.redis_url, s.database_url, s.http_address, s.item_timeout, s.processors, s.gateway_token) == (
         None,
         None,
@@ -136,6 +138,11 @@ def test_words_and_addresses_that_are_none(name: str, value: str) -> None:
         ("MAX_MESSAGE_BYTES", "65536", "max_message_bytes", 65536),
         ("MAX_MESSAGE_BYTES", "512KiB", "max_message_bytes", 512 * 1024),
         ("MAX_MESSAGE_BYTES", "16 MiB", "max_message_bytes", 16 * 1024**2),
+        ("PROCESS_MEMORY", "2GiB", "process_memory", 2 * 1024**3),
+        ("PROCESS_MEMORY", "64 MiB", "process_memory", 64 * 1024**2),
+        ("PROCESS_MEMORY", "none", "process_memory", None),
+        ("PROCESS_ITEMS", "1000", "process_items", 1000),
+        ("PROCESS_ITEMS", "none", "process_items", None),
         ("PROCESSOR", "a.b:process", "processors", ("a.b:process",)),
         ("PROCESSOR", "a:b, documents,a:b", "processors", ("a:b", "documents")),
         ("LOG_LEVEL", "WARNING", "log_level", "warning"),
@@ -162,6 +169,11 @@ def test_values_that_are_taken(name: str, value: str, field: str, expected: obje
         ("MAX_MESSAGE_BYTES", "5"),
         ("MAX_MESSAGE_BYTES", "65MiB"),
         ("MAX_MESSAGE_BYTES", "16MB"),
+        ("PROCESS_MEMORY", "63MiB"),
+        ("PROCESS_MEMORY", "2GB"),
+        ("PROCESS_MEMORY", "1025GiB"),
+        ("PROCESS_ITEMS", "0"),
+        ("PROCESS_ITEMS", "many"),
         ("PROCESSOR", "a,,b"),
         ("PROCESSOR", "a b"),
         ("HOME", "~nobody-has-this-name/x"),
@@ -201,7 +213,7 @@ def test_unknown_names_are_refused_and_their_values_not_shown() -> None:
 
 
 def test_names_of_processors_tests_and_other_programs_are_left_alone() -> None:
-    names = ["DOCUMENTS_ROOT", "OLLAMA_VISION_MODEL", "PROCESS_X", "FAILPOINT", "FAILPOINTS", "TEST_ANYTHING"]
+    names = ["DOCUMENTS_ROOT", "OLLAMA_VISION_MODEL", "FAILPOINT", "FAILPOINTS", "TEST_ANYTHING"]
     Settings.load(environ={**{P + name: "x" for name in names}, "PATH": "\n", "STREAM": "", "streamworker_foo": "1"})
 
 

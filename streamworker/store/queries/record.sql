@@ -1,13 +1,14 @@
 -- The batch row is locked first, under the fence: without it nothing is written. The counters grow by the rows that really change.
+-- An array that is NULL stands for what all rows have in common: completed, at the first attempt, no result, no error, no delay.
 -- The same positions twice: whatever Postgres believes about the batch's size, it reads these rows alone and not the whole batch.
 WITH fence AS MATERIALIZED (
     SELECT clock_timestamp() AS now FROM streamworker.batches AS b
     WHERE b.id = $1 AND b.epoch = $2 AND b.revision = $3 AND b.status = 'processing' FOR UPDATE
 ), written AS (
     UPDATE streamworker.items AS i
-    SET status = r.status, attempts = r.attempts, result = r.result::jsonb, error = r.error,
+    SET status = coalesce(r.status, 'completed'), attempts = coalesce(r.attempts, 1), result = r.result::jsonb, error = r.error,
         not_before = fence.now + make_interval(secs => r.delay), started_at = fence.now - make_interval(secs => r.seconds),
-        finished_at = CASE WHEN r.status IN ('completed', 'failed') THEN fence.now END
+        finished_at = CASE WHEN coalesce(r.status, 'completed') IN ('completed', 'failed') THEN fence.now END
     FROM fence, unnest($7::int[], $8::text[], $9::int[], $10::text[], $11::text[], $12::float8[], $13::float8[])
         AS r (position, status, attempts, result, error, delay, seconds)
     WHERE i.batch_id = $1 AND i.position = ANY ($7) AND i.position = r.position AND i.status IN ('pending', 'processing')

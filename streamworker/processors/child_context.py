@@ -1,0 +1,79 @@
+"""The context that a processor is given in a child process: what it tells goes to the worker."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable
+from typing import Any
+
+from streamworker.messages import clean_text, to_json
+from streamworker.processors.api import DONE, LONGEST_TOLD, BatchInfo, percent_of
+from streamworker.processors.channel import Channel
+from streamworker.processors.frames import Told
+
+# The worker adds the ids, as it does to everything that comes from here.
+ADAPTER = logging.LoggerAdapter(logging.getLogger("streamworker.processor"))
+# What is told within so many seconds is told once, by its last state.
+PAUSE = 0.1
+
+
+class ChildContext:
+    """One attempt's `Context` in the child. Its methods may be called from the loop, from another loop, or from a plain thread."""
+
+    __slots__ = ("_at", "_channel", "_loop", "_message", "_percent", "_scheduled", "_stage", "batch", "log", "stopped")
+
+    def __init__(self, channel: Channel, batch: BatchInfo, loop: asyncio.AbstractEventLoop) -> None:
+        self.batch = batch
+        self.log = ADAPTER
+        self.stopped = False
+        self._channel = channel
+        self._loop = loop
+        self._percent: float | None = None
+        self._stage: str | None = None
+        self._message: str | None = None
+        self._at = 0.0
+        self._scheduled = False
+
+    @property
+    def cancelled(self) -> bool:
+        """See `Context.cancelled`."""
+        return self.stopped
+
+    def progress(self, percent: float | None = None, stage: str | None = None, message: str | None = None) -> Awaitable[None]:
+        """See `Context.progress`."""
+        if percent is not None:
+            self._percent = percent_of(percent)
+        if stage is not None:
+            self._stage = clean_text(str(stage), LONGEST_TOLD)
+        if message is not None:
+            self._message = clean_text(str(message), LONGEST_TOLD)
+        now = time.monotonic()
+        if now >= self._at + PAUSE:
+            self._tell()
+        elif not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon_threadsafe(self._loop.call_later, self._at + PAUSE - now, self._tell_last)
+        return DONE
+
+    def checkpoint(self, state: Any) -> Awaitable[None]:
+        """See `Context.checkpoint`."""
+        storing = self._channel.store(to_json(state))
+        try:
+            running = asyncio.get_running_loop()
+        except RuntimeError:
+            asyncio.run_coroutine_threadsafe(storing, self._loop).result()
+            return DONE
+        if running is self._loop:
+            return asyncio.ensure_future(storing)
+        return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(storing, self._loop))
+
+    def _tell_last(self) -> None:
+        self._scheduled = False
+        self._tell()
+
+    def _tell(self) -> None:
+        self._at = time.monotonic()
+        if not self.stopped:
+            self._channel.send(Told(self._percent, self._stage, self._message))

@@ -1,0 +1,183 @@
+"""Whatever a processor returns, raises or is: a clear error where it belongs, in every isolation, and the worker goes on.
+
+All rows of a table are one batch: what one item does must not touch the next anyway.
+Deaths and hangs: test_isolation.py, test_p04_*, test_p10_*.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.flows.processors import act
+from tests.flows.scene import Scene
+from tests.flows.workers import WorkerProcess
+
+WORK, THREAD = "tests.flows.processors:work", "tests.flows.processors:work_in_thread"
+LIMIT = 2000
+ISOLATIONS = ["inline", "thread", "process"]
+# A plain def runs in a thread of its own in each of them.
+MODES = [("inline", "work"), ("inline", "plain"), ("thread", "work"), ("process", "work"), ("process", "plain")]
+
+
+# --- what is no processor -----------------------------------------------------------------------------------------------------
+
+REFUSED: dict[str, tuple[str, str]] = {
+    "one argument": ("tests.flows.processors:one_argument", "(item, context), its signature is (item"),
+    "no such module": ("tests.flows.nowhere:work", "there is no module 'tests.flows.nowhere'"),
+    "no such attribute": ("tests.flows.processors:nothing", "has no attribute 'nothing'"),
+    "not callable": ("tests.flows.processors:TICK", "got float"),
+    "a name of nothing": ("whatever", "expected module:attribute"),
+    "a missing import": ("broken_import:work", "'nowhere_at_all', which is not installed"),
+    "raises": ("broken_raise:work", "importing broken_raise failed: ZeroDivisionError"),
+    "exits": ("broken_exit:work", "importing broken_exit failed: SystemExit"),
+    "does not parse": ("broken_syntax:work", "importing broken_syntax failed: SyntaxError"),
+}
+BROKEN = {
+    "import": "import nowhere_at_all",
+    "raise": "1 / 0",
+    "exit": "raise SystemExit(3)",
+    "syntax": "def work(:",
+    "death": "import os; os._exit(3)",
+}
+DEADLY = ("broken_death:work", "could not start: the processor's process died: exit status 3")
+
+
+@pytest.mark.parametrize("isolation", ["inline", "process"])  # in a thread it is imported as inline
+def test_what_is_no_processor_is_refused_at_the_start(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, isolation: str
+) -> None:
+    for name, text in BROKEN.items():
+        (tmp_path / f"broken_{name}.py").write_text(text + "\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    rows = [*REFUSED.values(), *([DEADLY] if isolation == "process" else [])]
+    workers = [(scene.begin_worker(processor=processor, isolation=isolation), processor, words) for processor, words in rows]
+    for worker, processor, words in workers:
+        assert worker.wait_ended(60) == 2, worker.tail()
+        (line,) = worker.text().splitlines()
+        assert words in line
+        assert processor.partition(":")[0] in line
+
+
+UNSTARTABLE = {
+    "Unstartable": "processor 'Unstartable' could not start: FileNotFoundError: no model at model.bin",
+    "Deadly": "processor 'Deadly' could not start: the processor's process died: exit status 3",
+}
+
+
+@pytest.mark.parametrize("isolation", ISOLATIONS)
+def test_what_cannot_start_fails_its_batch_alone(scene: Scene, isolation: str) -> None:
+    names = ["Unstartable"] if isolation != "process" else list(UNSTARTABLE)  # elsewhere Deadly kills its worker: test_p04_deaths.py
+    given = [f"work={WORK}", *(f"{name}=tests.flows.processors:{name}" for name in names)]
+    worker = scene.start_worker(processor=",".join(given), isolation=isolation)
+    for name in names:
+        batch_id = scene.job(["a"], processor=name)
+        assert scene.wait_end(batch_id, "failed")["error"] == UNSTARTABLE[name]
+        assert scene.attempts(batch_id) == [0]
+    scene.wait_end(scene.job(["a"]))
+    assert worker.lives
+
+
+def test_what_was_taken_away_between_two_starts_is_a_dead_letter(scene: Scene) -> None:
+    scene.start_worker(isolation="process")
+    scene.job(["a"], processor="gone")
+    scene.wait(scene.letters, 20, "the dead letter")
+    assert scene.letters()[0][b"reason"] == b"unknown_processor"
+
+
+# --- with one worker after another for all the rest -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def workers() -> dict[str, WorkerProcess]:
+    """The worker of the isolation in use; there is never more than one."""
+    return {}
+
+
+@pytest.fixture(params=MODES, ids=["inline-async", "inline-plain", "thread-async", "process-async", "process-plain"])
+def mode(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """An isolation, and the processor to name."""
+    isolation, processor = request.param
+    return isolation, processor
+
+
+@pytest.fixture
+def worker(shared: Scene, workers: dict[str, WorkerProcess], mode: tuple[str, str]) -> WorkerProcess:
+    """A worker of this isolation; one of another isolation ends first."""
+    isolation, _ = mode
+    if isolation not in workers:
+        for other in workers.values():
+            assert other.end() == 0
+        workers.clear()
+        workers[isolation] = shared.start_worker(processor=f"work={WORK},plain={THREAD}", isolation=isolation)
+    return workers[isolation]
+
+
+def run(scene: Scene, items: list[Any], processor: str, **fields: Any) -> tuple[Any, list[Any]]:
+    """Run a batch to its end; returns its row and those of its items."""
+    batch_id = scene.job(items, processor=processor, **fields)
+    return scene.wait_end(batch_id), scene.items(batch_id)
+
+
+UNFIT = {
+    "nan": "$.score: nan is not JSON",
+    "infinity": "$: inf is not JSON",
+    "bytes": "$: bytes is not JSON",
+    "set": "$: set is not JSON",
+    "object": "$: object is not JSON",
+    "cycle": "nested deeper than 64 levels, or contains itself",
+    "deep": "nested deeper than 64 levels",
+    "nul": "$: text with a NUL character",
+    "surrogate": "$[0]: text with half of a surrogate pair",
+    "large": "more than 16,777,216 bytes of JSON",
+    "number key": "a key is int, expected str",
+}
+
+
+def test_a_result_that_cannot_be_stored(shared: Scene, worker: WorkerProcess, mode: tuple[str, str]) -> None:
+    row, items = run(shared, [item for what in UNFIT for item in (act("return", what=what), "good")], mode[1])
+    assert (row["succeeded"], row["failed"], row["epoch"]) == (len(UNFIT), len(UNFIT), 1)
+    assert shared.starts(row["id"]) == [start for p in range(0, 2 * len(UNFIT), 2) for start in ((p, 1), (p, 2), (p + 1, 1))]
+    for (what, words), item in zip(UNFIT.items(), items[::2], strict=True):
+        assert item["status"] == "failed", what
+        assert item["error"].startswith("result cannot be stored: $"), what
+        assert words in item["error"], what
+        assert len(item["error"]) < 300, what
+
+
+RAISED = {
+    "system exit": "SystemExit: 3",
+    "keyboard interrupt": "KeyboardInterrupt",
+    "cancelled": "CancelledError",
+    "base": "BaseException: from the very base",
+    "unspeakable": "(its text cannot be shown)",
+    "long": "x" * LIMIT,
+    "nul": "before\ufffdafter",
+    "surrogate": "before\ufffdafter",
+    "empty": "ValueError",
+    "timeout": "not ours",
+    "postgres": "of the processor's own connection",
+}
+
+
+def test_whatever_is_raised_is_a_failed_attempt(shared: Scene, worker: WorkerProcess, mode: tuple[str, str]) -> None:
+    rows = [item for what in RAISED for item in (act("raise", what=what), act("raise", what=what, times=1), "good")]
+    row, items = run(shared, rows, mode[1])
+    for number, (what, text) in enumerate(RAISED.items()):
+        failed, retried, good = items[3 * number : 3 * number + 3]
+        assert [item["status"] for item in (failed, retried, good)] == ["failed", "completed", "completed"], what
+        assert failed["error"] == text, what
+        assert [item["attempts"] for item in (failed, retried, good)] == [2, 2, 1], what
+    assert (row["epoch"], len({line.pid for line in shared.log(row["id"])})) == (1, 1), "nobody died of it"
+
+
+def test_a_million_calls_of_progress_are_few_events(shared: Scene, worker: WorkerProcess, mode: tuple[str, str]) -> None:
+    times = 1_000_000 if mode[0] == "process" else 100_000  # where they cross to another process there shall be many
+    row, items = run(shared, [act("tell", times=times)], mode[1])
+    assert items[0]["status"] == "completed"
+    began, ended = (line.at for line in shared.log(row["id"]))
+    shared.wait_announced(row["id"])
+    told = [item for event in shared.events(row["id"]) for item in event.items if item.stage == "telling"]
+    assert len(told) <= 10 * (ended - began) + 2
