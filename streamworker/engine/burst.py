@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 from uuid import UUID
+
+import asyncpg
 
 from streamworker.broker.consumer import Delivery
 from streamworker.engine.attempts import LONGEST_BURST, Pace, Policy, settle
@@ -22,7 +26,7 @@ from streamworker.engine.endings import Ending, Endings
 from streamworker.engine.holds import Call, HeldLease, Hold
 from streamworker.engine.lanes import Lane, Lanes
 from streamworker.engine.loop import server_of
-from streamworker.engine.patience import Patience
+from streamworker.engine.patience import GivenUp, Patience
 from streamworker.engine.processors import AnyProcessor, OpenProcessors
 from streamworker.engine.progress import LiveItem, Progress, item_event
 from streamworker.engine.recorder import REFUSED, Recorder
@@ -37,7 +41,9 @@ from streamworker.store import bursts
 from streamworker.store.batches import Acquired, BatchState, Claim, timed_out
 from streamworker.store.bursts import Wanted
 from streamworker.store.items import ItemRecord, OpenItem
+from streamworker.store.pool import Pool
 
+LOG = logging.getLogger("streamworker.engine")
 # A batch with more items, or with a longer text of them, is not a small one.
 MOST_ITEMS = 100
 LONGEST_TEXT = 65_536
@@ -66,6 +72,13 @@ class Member:
     progress: Progress | None = None
     recorder: Recorder | None = None
 
+    async def single_out(self, pool: Pool, frontier: int) -> None:
+        """Let the batch answer for itself from now on: its items below `frontier` have started."""
+        if self.recorder is None and (self.together or frontier != self.grant.frontier):
+            async with pool.acquire() as connection:
+                await bursts.single_out(connection, self.grant.state, frontier)
+            self.grant, self.together = replace(self.grant, frontier=frontier), False
+
     @property
     def is_plain(self) -> bool:
         """Whether nothing is left but to record that all its items have ended."""
@@ -74,7 +87,11 @@ class Member:
 
 
 class Burst:
-    """One burst. `go_on(member, stopping)` takes over what it cannot end; `worked()` is called when there is nothing left to start."""
+    """One burst. What it cannot end is left in `odd`; `slow` is the one of them that had an item under way when it was noticed.
+
+    `leave(arrival)` is called as soon as an entry is in our care no longer; `hand_over(member)` writes down what a member has and gives
+    it up; `worked()` is called, and `is_free` set, when nothing is left to start, and nothing but writing and telling to do.
+    """
 
     @staticmethod
     def largest(together: int, settings: Settings, pace: Pace) -> int:
@@ -94,7 +111,8 @@ class Burst:
         endings: Endings,
         processors: OpenProcessors,
         pace: Pace,
-        go_on: Callable[[Member, bool], Awaitable[None]],
+        leave: Callable[[Arrival], None],
+        hand_over: Callable[[Member], Coroutine[Any, Any, None]],
         worked: Callable[[], None],
     ) -> None:
         self._services = services
@@ -102,76 +120,94 @@ class Burst:
         self._endings = endings
         self._processors = processors
         self._pace = pace
-        self._go_on = go_on
+        self._leave = leave
+        self._hand_over = hand_over
         self._worked = worked
         self._claimed: deque[Member] = deque()
         self._unfit: list[Member] = []
         self._done: list[Member] = []
-        self._odd: list[Member] = []
+        self.odd: list[Member] = []
+        self.slow: Member | None = None
+        self.draining = False
         self._current: Member | None = None
-        self._draining = False
-        self._is_slow = False
         self._relief: asyncio.Task[None] | None = None
+        self._telling: set[asyncio.Task[None]] = set()
         self._limit: asyncio.TimerHandle | None = None
         self._lane = Lane(Call(Hold(None, asyncio.get_running_loop())))
         self._lanes = Lanes([self._lane], services.settings.item_timeout, services.heartbeat, self._notice_slow)
         self._ended, self._spent = 0, 0.0
+        self.is_free = False
 
     def drain(self) -> None:
         """Start nothing more; the item under way may end."""
-        self._draining = True
+        self.draining = True
 
     def interrupt(self) -> None:
         """End what runs."""
-        self._draining = True
+        self.draining = True
         self._lanes.stop()
 
-    async def run(self, arrivals: Sequence[Arrival]) -> set[UUID]:
-        """Run what can be claimed of these batches; returns the ids of those that were."""
-        members = await self._claim(arrivals)
+    async def work(self) -> None:
+        """Run what was claimed: what is plain is recorded and told, the rest is left in `odd`."""
         self._lanes.look_out()
         try:
-            while self._claimed and not (self._draining or self._is_slow):
-                await asyncio.create_task(self._work())
+            while self._claimed and not self._is_over:
+                await asyncio.create_task(self._run_some())
                 if self._relief is not None:
                     await self._relief
                 elif not self._claimed and all(member.is_plain for member in self._done):
                     self._pace.measured(self._spent / self._ended)
                     self._pace.more()
+                    self.is_free = True
                     self._worked()
-                await self._settle()
+                await self._record_done()
+            await self._let_go()
+        except Exception as error:
+            if not isinstance(error, GivenUp):
+                LOG.exception("small batches: unexpected error; each goes on by itself")
+            self.odd.extend(member for member in (*self._done, *self._claimed) if member not in self.odd)
         finally:
             self._lanes.look_away()
             if self._limit is not None:
                 self._limit.cancel()
-        await self._let_go()
-        for index, member in enumerate(self._odd):
-            await self._go_on(member, self._draining or index > 0)
-        return {member.grant.state.id for member in members}
+            for member in self.odd:
+                self._close(member)
+
+    def aside(self, telling: Coroutine[Any, Any, None]) -> None:
+        """Do this beside everything else: Redis may be away for long."""
+        task = asyncio.create_task(self._guard(telling))
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
+
+    async def told(self) -> None:
+        """Return when all that ended has been told and acknowledged."""
+        if self._telling:
+            await asyncio.wait(self._telling)
+
+    @property
+    def _is_over(self) -> bool:
+        return self.draining or self.slow is not None
 
     # --- claimed ------------------------------------------------------------------------------------------------------------
 
-    async def _claim(self, arrivals: Sequence[Arrival]) -> list[Member]:
-        services = self._services
-        settings = services.settings
+    async def claim(self, arrivals: Sequence[Arrival]) -> set[UUID]:
+        """Claim what nobody has worked on yet; returns the ids."""
+        services, settings = self._services, self._services.settings
         await services.heartbeat.ready()
         wanted = [Wanted(a.job, a.delivery.entry_id, a.job.max_attempts or settings.max_attempts) for a in arrivals]
         terms = Claim(settings.consumer, services.heartbeat.number, None, settings.lease_ttl, settings.batch_timeout)
-        largest = self.largest(len(arrivals), settings, self._pace)
         self._step("acquire", "before", [arrival.job.batch_id for arrival in arrivals])
         asked_at = time.monotonic()
         try:
             async with services.pool.acquire() as connection:
-                claimed = await bursts.claim(connection, wanted, terms, largest)
+                claimed = await bursts.claim(connection, wanted, terms, self.largest(len(wanted), settings, self._pace), LONGEST_TEXT)
         except Exception as error:
             if server_of(error) is None and not isinstance(error, REFUSED):
                 raise
-            return []  # one by one it will be found out what is wrong, or has happened
-        members = [
-            Member(arrival, *claimed[arrival.job.batch_id], asked_at, len(arrivals) > 1)
-            for arrival in arrivals
-            if arrival.job.batch_id in claimed
-        ]
+            await self._undo([arrival.job.batch_id for arrival in arrivals])
+            return set()  # one by one it will be found out what is wrong
+        ours = [arrival for arrival in arrivals if arrival.job.batch_id in claimed]
+        members = [Member(arrival, *claimed[arrival.job.batch_id], asked_at, len(wanted) > 1) for arrival in ours]
         for member in members:
             lease = HeldLease(member.grant.state.id, member.grant.state.epoch)
             member.arrival.hold.begin(lease, asked_at, settings.lease_ttl, partial(self._lost, member))
@@ -181,7 +217,18 @@ class Burst:
         if len(members) == 1:
             self._tell_acquired(members[0].grant)
         self._step("acquire", "after", list(claimed))
-        return members
+        return set(claimed)
+
+    async def _undo(self, batch_ids: Sequence[UUID]) -> None:
+        """The reply to a claim was lost: if it happened, it is taken back, since nothing has started."""
+
+        async def undo() -> None:
+            async with self._services.pool.acquire() as connection:
+                worker = self._services.settings.consumer
+                found = (await bursts.read_states(connection, batch_ids)).values()
+                await bursts.release(connection, [state for state in found if (state.epoch, state.worker) == (1, worker)], worker)
+
+        await self._patience.persist(undo)
 
     def _lost(self, member: Member, _reason: str) -> None:
         if member is self._current:
@@ -189,15 +236,17 @@ class Burst:
 
     # --- worked on ----------------------------------------------------------------------------------------------------------
 
-    async def _work(self) -> None:
+    async def _run_some(self) -> None:
         """Run batch after batch for a moment."""
-        began = time.monotonic()
+        began, running = time.monotonic(), asyncio.current_task()
         with self._lanes.serving(self._lane), contextlib.suppress(asyncio.CancelledError):
-            while self._claimed and not (self._draining or self._is_slow) and time.monotonic() - began < LONGEST_BURST:
+            while self._claimed and not self._is_over and time.monotonic() - began < LONGEST_BURST:
                 self._current = self._claimed.popleft()
                 self._done.append(self._current)  # whatever becomes of it
                 await self._run_items(self._current)
                 self._current = None
+                if running is not None and running.cancelling():
+                    break  # interrupted: the next item must not be
                 if self._lane.is_greedy:
                     await self._lane.be_fair()
         self._current = None
@@ -218,7 +267,7 @@ class Burst:
             if not (processor.is_ready or await self._is_ready(processor)):
                 return
             hold.check_deadline()
-            if hold.lost is not None or self._draining or self._is_slow:
+            if hold.lost is not None or self._is_over or member.recorder is not None:
                 return
             row = await self._run_item(member, item, processor, policy, voice)
             if row is None:
@@ -226,6 +275,8 @@ class Burst:
             member.rows.append(row)
             if row.status not in TERMINAL:
                 return
+            if self._lane.is_greedy:
+                await self._lane.be_fair()
 
     async def _is_ready(self, processor: AnyProcessor) -> bool:
         try:
@@ -241,7 +292,7 @@ class Burst:
         if context.has_told and member.progress is not None:
             member.progress.ended(item.position)
         if processor.abandoned:
-            self._draining = True
+            self.draining = True
             self._services.restart(f"item {item.position} of batch {voice.batch.id} does not end")
         if isinstance(outcome, Interrupted):
             return None
@@ -265,7 +316,7 @@ class Burst:
         await self._recorder_of(member, position).checkpoint(position, state)
 
     def _recorder_of(self, member: Member, position: int) -> Recorder:
-        """What writes for this batch alone while its item at `position` runs."""
+        """What writes for this batch alone while its item at `position` runs; its further items are for the ordinary way."""
         if member.recorder is None:
             services, progress = self._services, self._progress_of(member)
 
@@ -293,9 +344,9 @@ class Burst:
     def _notice_slow(self) -> None:
         """An item takes its time: nothing else shall wait for it, or be suspected with it."""
         member = self._current
-        if self._is_slow or member is None:
+        if self.slow is not None or member is None:
             return
-        self._is_slow = True
+        self.slow = member
         self._pace.measured(None)
         position = len(member.rows)
         progress = self._progress_of(member)
@@ -306,27 +357,23 @@ class Burst:
         self._relief = asyncio.create_task(self._relieve(member, position))
 
     async def _relieve(self, member: Member, position: int) -> None:
+        """Postgres alone is waited for: the slow item's own end is written as soon as this is done."""
         self._done.remove(member)
-        await self._single_out(member, position + 1)
-        if position > 0:
-            recorder = self._recorder_of(member, position)
-            for row in member.rows[:position]:
-                recorder.add(row)
-            del member.rows[:position]
-        await self._let_go()
-        await self._settle()
-        self._done.append(member)
-
-    async def _single_out(self, member: Member, frontier: int) -> None:
-        if frontier == member.grant.frontier and not member.together:
-            return
-
-        async def single_out() -> None:
-            async with self._services.pool.acquire() as connection:
-                await bursts.single_out(connection, member.grant.state, frontier)
-
-        await self._patience.persist(single_out)
-        member.grant = replace(member.grant, frontier=frontier)
+        try:
+            await self._patience.persist(lambda: member.single_out(self._services.pool, position + 1))
+            if position > 0:
+                recorder = self._recorder_of(member, position)
+                for row in member.rows[:position]:
+                    recorder.add(row)
+                del member.rows[:position]
+            await self._record_done()
+            await self._let_go()
+            neighbours, self.odd = self.odd, []
+            for neighbour in neighbours:
+                self._close(neighbour)
+                self.aside(self._hand_over(neighbour))
+        finally:
+            self._done.append(member)
 
     def _out_of_time(self, member: Member) -> None:
         member.failure = timed_out(self._services.settings.batch_timeout)
@@ -335,81 +382,121 @@ class Burst:
 
     # --- ended --------------------------------------------------------------------------------------------------------------
 
-    async def _settle(self) -> None:
-        """Record what has ended, tell it and acknowledge it; what is not that simple becomes `odd`."""
+    async def _record_done(self) -> None:
+        """Record what has ended, and see to it that it is told; what is not that simple becomes `odd`."""
         done, self._done = self._done, []
         for member in done:
-            if member.progress is not None:
-                member.progress.close()
-            if member.recorder is not None:
-                await member.recorder.close()
-                member.grant = replace(member.grant, state=member.recorder.state, frontier=member.recorder.frontier)
+            await self._close_recorder(member)
         plain = [member for member in done if member.is_plain]
-        self._odd.extend(member for member in done if not member.is_plain)
+        self.odd.extend(member for member in done if not member.is_plain)
         if not plain:
             return
-        found = await self._record(plain)
+        try:
+            found = await self._record(plain)
+        except BaseException:
+            self._done = plain
+            raise
         if found is None:
-            self._odd.extend(plain)
+            self.odd.extend(plain)
             return
-        endings = []
+        ended: list[tuple[Member, Ending]] = []
         for member in plain:
+            self._close(member)
             state = found.get(member.grant.state.id)
             if state is None:
-                await self._endings.after_loss(member.grant.state, member.arrival.hold, "the lease is lost", member.arrival.delivery)
-                continue
-            tell_rows(self._services.events, state, member.rows)
-            if state.status in TERMINAL:
+                self.aside(self._after_loss(member))
+            elif state.status in TERMINAL:
+                tell_rows(self._services.events, state, member.rows)
                 told = [item_event(row) for row in member.rows]
-                endings.append(Ending(state, member.arrival.delivery, told, time.monotonic() - member.began))
-            else:
+                ended.append((member, Ending(state, member.arrival.delivery, told, time.monotonic() - member.began)))
+            else:  # more failures than it allows, or rows that were added by hand
+                tell_rows(self._services.events, state, member.rows)
                 member.rows, member.grant = [], replace(member.grant, state=state)
-                self._odd.append(member)
-        if endings:
-            await self._endings.conclude(*endings)
+                self.odd.append(member)
+        if ended:
+            self.aside(self._conclude(ended))
+
+    async def _close_recorder(self, member: Member) -> None:
+        recorder = member.recorder
+        if recorder is None:
+            return
+        try:
+            await recorder.close()
+        except Exception:
+            LOG.exception("batch %s: its checkpoint could not be written", member.grant.state.id)
+        member.grant = replace(member.grant, state=recorder.state, frontier=recorder.frontier)
+
+    def _close(self, member: Member) -> None:
+        if member.progress is not None:
+            member.progress.close()
+            member.progress = None
 
     async def _record(self, plain: Sequence[Member]) -> dict[UUID, BatchState] | None:
-        """One transaction for all. A lost reply is read back: the statement has happened for every batch, or for none. None: refused."""
+        """One transaction for all. A lost reply is read back: the statement has happened for every batch, or for none.
+
+        None: a row was refused, or somebody holds a batch's lock; one by one the others get by.
+        """
         before = [member.grant.state for member in plain]
         rows = [(member.grant.state.id, row) for member in plain for row in member.rows]
         tried = False
 
-        async def record() -> dict[UUID, BatchState]:
+        async def record() -> dict[UUID, BatchState] | None:
             nonlocal tried
             async with self._services.pool.acquire() as connection:
                 if tried and (recorded := _recorded(before, await bursts.read_states(connection, [state.id for state in before]))):
                     return recorded
                 tried = True
-                if not self._services.events.hooked:
-                    return await bursts.record(connection, before, rows, self._services.settings.lease_ttl)
-                async with connection.transaction():
-                    found = await bursts.record(connection, before, rows, self._services.settings.lease_ttl)
-                    self._step("record", "inside", found)
+                try:
+                    async with connection.transaction() if self._services.events.hooked else contextlib.nullcontext():
+                        found = await bursts.record(connection, before, rows, self._services.settings.lease_ttl)
+                        self._step("record", "inside", found)
+                except (*REFUSED, asyncpg.LockNotAvailableError):
+                    return None
                 return found
 
         self._step("record", "before", [state.id for state in before])
-        try:
-            found = await self._patience.persist(record)
-        except REFUSED:
-            return None  # one of the rows; the ordinary way finds out which
-        self._step("record", "after", found)
+        found = await self._patience.persist(record)
+        self._step("record", "after", found or ())
         return found
 
     async def _let_go(self) -> None:
         """Give up what has not started, for anybody to take."""
         members = [*self._claimed, *self._unfit]
-        self._claimed.clear()
-        self._unfit.clear()
         if not members:
             return
 
         async def release() -> None:
             async with self._services.pool.acquire() as connection:
-                await bursts.release(connection, [member.grant.state for member in members])
+                await bursts.release(connection, [member.grant.state for member in members], self._services.settings.consumer)
 
         await self._patience.persist(release)
+        self._claimed.clear()
+        self._unfit.clear()
         for member in members:
-            member.arrival.hold.entry_id = None  # not kept from looking idle any more
+            self._leave(member.arrival)
+        self.aside(self._pass_on(members))
+
+    # --- told, beside everything else ---------------------------------------------------------------------------------------
+
+    async def _guard(self, telling: Coroutine[Any, Any, None]) -> None:
+        try:
+            await telling
+        except GivenUp:
+            pass  # the reconciler of another worker tells it
+        except Exception:
+            LOG.exception("small batches: unexpected error while their ends were told")
+
+    async def _conclude(self, ended: Sequence[tuple[Member, Ending]]) -> None:
+        await self._endings.conclude(*(ending for _, ending in ended))
+        for member, _ in ended:
+            self._leave(member.arrival)
+
+    async def _after_loss(self, member: Member) -> None:
+        await self._endings.after_loss(member.grant.state, member.arrival.hold, "the lease is lost", member.arrival.delivery)
+        self._leave(member.arrival)
+
+    async def _pass_on(self, members: Sequence[Member]) -> None:
+        for member in members:
             await self._endings.pass_on(member.arrival.delivery)
 
     def _step(self, step: str, moment: str, batch_ids: Iterable[UUID]) -> None:
