@@ -12,24 +12,23 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from uuid import UUID
 
-import asyncpg
-
-from streamworker.broker.consumer import Delivery
 from streamworker.engine.attempts import LONGEST_BURST, Pace, Policy, settle
+from streamworker.engine.burst_writer import BurstWriter
 from streamworker.engine.context import ItemContext, Voice
 from streamworker.engine.endings import Ending, Endings
 from streamworker.engine.holds import Call, HeldLease, Hold
 from streamworker.engine.lanes import Lane, Lanes
 from streamworker.engine.loop import server_of
+from streamworker.engine.members import Arrival, Member
 from streamworker.engine.patience import GivenUp, Patience
 from streamworker.engine.processors import AnyProcessor, OpenProcessors
-from streamworker.engine.progress import LiveItem, Progress, item_event
-from streamworker.engine.recorder import REFUSED, Recorder
+from streamworker.engine.progress import LiveItem, item_event
+from streamworker.engine.recorder import REFUSED
 from streamworker.engine.run import batch_info, item_of, tell_rows
 from streamworker.engine.services import Services
 from streamworker.errors import ConfigurationError
@@ -38,52 +37,14 @@ from streamworker.observe.events import BatchAcquired, ItemStarted, Step
 from streamworker.processors.calls import Failed, Interrupted, Outcome
 from streamworker.settings import Settings
 from streamworker.store import bursts
-from streamworker.store.batches import Acquired, BatchState, Claim, timed_out
+from streamworker.store.batches import Acquired, Claim, timed_out
 from streamworker.store.bursts import Wanted
 from streamworker.store.items import ItemRecord, OpenItem
-from streamworker.store.pool import Pool
 
 LOG = logging.getLogger("streamworker.engine")
 # A batch with more items, or with a longer text of them, is not a small one.
 MOST_ITEMS = 100
 LONGEST_TEXT = 65_536
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """A delivery that was read, and what keeps it from looking idle."""
-
-    delivery: Delivery
-    hold: Hold
-    job: Job
-
-
-@dataclass(slots=True, eq=False)
-class Member:
-    """One batch of a burst. `rows` is what its items ended as, unwritten; `failure` is why the batch as a whole fails."""
-
-    arrival: Arrival
-    grant: Acquired
-    items: list[OpenItem]
-    began: float
-    together: bool
-    rows: list[ItemRecord] = field(default_factory=list)
-    failure: str | None = None
-    progress: Progress | None = None
-    recorder: Recorder | None = None
-
-    async def single_out(self, pool: Pool, frontier: int) -> None:
-        """Let the batch answer for itself from now on: its items below `frontier` have started."""
-        if self.recorder is None and (self.together or frontier != self.grant.frontier):
-            async with pool.acquire() as connection:
-                await bursts.single_out(connection, self.grant.state, frontier)
-            self.grant, self.together = replace(self.grant, frontier=frontier), False
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether nothing is left but to record that all its items have ended."""
-        whole = len(self.rows) == len(self.items) and self.failure is None and self.recorder is None and self.arrival.hold.lost is None
-        return whole and all(row.status in TERMINAL and row.write is None for row in self.rows)
 
 
 class Burst:
@@ -123,6 +84,7 @@ class Burst:
         self._leave = leave
         self._hand_over = hand_over
         self._worked = worked
+        self._writer = BurstWriter(services, patience)
         self._claimed: deque[Member] = deque()
         self._unfit: list[Member] = []
         self._done: list[Member] = []
@@ -171,7 +133,7 @@ class Burst:
             if self._limit is not None:
                 self._limit.cancel()
             for member in self.odd:
-                self._close(member)
+                member.hush()
 
     def aside(self, telling: Coroutine[Any, Any, None]) -> None:
         """Do this beside everything else: Redis may be away for long."""
@@ -204,7 +166,7 @@ class Burst:
         except Exception as error:
             if server_of(error) is None and not isinstance(error, REFUSED):
                 raise
-            await self._undo([arrival.job.batch_id for arrival in arrivals])
+            await self._writer.undo([arrival.job.batch_id for arrival in arrivals])
             return set()  # one by one it will be found out what is wrong
         ours = [arrival for arrival in arrivals if arrival.job.batch_id in claimed]
         members = [Member(arrival, *claimed[arrival.job.batch_id], asked_at, len(wanted) > 1) for arrival in ours]
@@ -218,17 +180,6 @@ class Burst:
             self._tell_acquired(members[0].grant)
         self._step("acquire", "after", list(claimed))
         return set(claimed)
-
-    async def _undo(self, batch_ids: Sequence[UUID]) -> None:
-        """The reply to a claim was lost: if it happened, it is taken back, since nothing has started."""
-
-        async def undo() -> None:
-            async with self._services.pool.acquire() as connection:
-                worker = self._services.settings.consumer
-                found = (await bursts.read_states(connection, batch_ids)).values()
-                await bursts.release(connection, [state for state in found if (state.epoch, state.worker) == (1, worker)], worker)
-
-        await self._patience.persist(undo)
 
     def _lost(self, member: Member, _reason: str) -> None:
         if member is self._current:
@@ -261,7 +212,7 @@ class Burst:
             return
         hold, self._lane.call.hold = member.arrival.hold, member.arrival.hold
         loop = asyncio.get_running_loop()
-        voice = Voice(batch, hold, lambda live: self._progress_of(member).told(live), partial(self._checkpoint, member), loop)
+        voice = Voice(batch, hold, lambda live: member.progress_of(self._services).told(live), partial(self._checkpoint, member), loop)
         policy = Policy(member.grant.max_attempts, self._services.settings.retry_delay)
         for item in member.items:
             if not (processor.is_ready or await self._is_ready(processor)):
@@ -313,31 +264,7 @@ class Burst:
         return await self._lanes.call(self._lane, processor, policy, given, context)
 
     async def _checkpoint(self, member: Member, position: int, state: str) -> None:
-        await self._recorder_of(member, position).checkpoint(position, state)
-
-    def _recorder_of(self, member: Member, position: int) -> Recorder:
-        """What writes for this batch alone while its item at `position` runs; its further items are for the ordinary way."""
-        if member.recorder is None:
-            services, progress = self._services, self._progress_of(member)
-
-            def recorded(state: BatchState, rows: Sequence[ItemRecord]) -> None:
-                progress.recorded(state, [item_event(row) for row in rows])
-                tell_rows(services.events, state, rows)
-
-            policy = Policy(member.grant.max_attempts, services.settings.retry_delay)
-            member.recorder = Recorder(
-                services.pool, member.grant, member.arrival.hold, policy, 1, lambda: 1, services.settings.lease_ttl, services.events,
-                services.outages, services.explain_postgres, recorded=recorded, again=lambda row: None,
-            )  # fmt: skip
-            member.recorder.open()
-        for started in range(position + 1):
-            member.recorder.may_start(started)
-        return member.recorder
-
-    def _progress_of(self, member: Member) -> Progress:
-        if member.progress is None:
-            member.progress = Progress(self._services.announcer, member.grant.state, member.arrival.hold)
-        return member.progress
+        await member.recorder_of(self._services, position).checkpoint(position, state)
 
     # --- slow ---------------------------------------------------------------------------------------------------------------
 
@@ -349,7 +276,7 @@ class Burst:
         self.slow = member
         self._pace.measured(None)
         position = len(member.rows)
-        progress = self._progress_of(member)
+        progress = member.progress_of(self._services)
         progress.recorded(member.grant.state, [])
         progress.told(LiveItem(position, member.items[position].key, 1))
         left = member.grant.seconds_left - (time.monotonic() - member.began)
@@ -362,7 +289,7 @@ class Burst:
         try:
             await self._patience.persist(lambda: member.single_out(self._services.pool, position + 1))
             if position > 0:
-                recorder = self._recorder_of(member, position)
+                recorder = member.recorder_of(self._services, position)
                 for row in member.rows[:position]:
                     recorder.add(row)
                 del member.rows[:position]
@@ -370,7 +297,7 @@ class Burst:
             await self._let_go()
             neighbours, self.odd = self.odd, []
             for neighbour in neighbours:
-                self._close(neighbour)
+                neighbour.hush()
                 self.aside(self._hand_over(neighbour))
         finally:
             self._done.append(member)
@@ -386,13 +313,13 @@ class Burst:
         """Record what has ended, and see to it that it is told; what is not that simple becomes `odd`."""
         done, self._done = self._done, []
         for member in done:
-            await self._close_recorder(member)
+            await member.close_recorder()
         plain = [member for member in done if member.is_plain]
         self.odd.extend(member for member in done if not member.is_plain)
         if not plain:
             return
         try:
-            found = await self._record(plain)
+            found = await self._writer.record(plain)
         except BaseException:
             self._done = plain
             raise
@@ -401,7 +328,7 @@ class Burst:
             return
         ended: list[tuple[Member, Ending]] = []
         for member in plain:
-            self._close(member)
+            member.hush()
             state = found.get(member.grant.state.id)
             if state is None:
                 self.aside(self._after_loss(member))
@@ -416,60 +343,13 @@ class Burst:
         if ended:
             self.aside(self._conclude(ended))
 
-    async def _close_recorder(self, member: Member) -> None:
-        recorder = member.recorder
-        if recorder is None:
-            return
-        try:
-            await recorder.close()
-        except Exception:
-            LOG.exception("batch %s: its checkpoint could not be written", member.grant.state.id)
-        member.grant = replace(member.grant, state=recorder.state, frontier=recorder.frontier)
-
-    def _close(self, member: Member) -> None:
-        if member.progress is not None:
-            member.progress.close()
-            member.progress = None
-
-    async def _record(self, plain: Sequence[Member]) -> dict[UUID, BatchState] | None:
-        """One transaction for all. A lost reply is read back: the statement has happened for every batch, or for none.
-
-        None: a row was refused, or somebody holds a batch's lock; one by one the others get by.
-        """
-        before = [member.grant.state for member in plain]
-        rows = [(member.grant.state.id, row) for member in plain for row in member.rows]
-        tried = False
-
-        async def record() -> dict[UUID, BatchState] | None:
-            nonlocal tried
-            async with self._services.pool.acquire() as connection:
-                if tried and (recorded := _recorded(before, await bursts.read_states(connection, [state.id for state in before]))):
-                    return recorded
-                tried = True
-                try:
-                    async with connection.transaction() if self._services.events.hooked else contextlib.nullcontext():
-                        found = await bursts.record(connection, before, rows, self._services.settings.lease_ttl)
-                        self._step("record", "inside", found)
-                except (*REFUSED, asyncpg.LockNotAvailableError):
-                    return None
-                return found
-
-        self._step("record", "before", [state.id for state in before])
-        found = await self._patience.persist(record)
-        self._step("record", "after", found or ())
-        return found
-
     async def _let_go(self) -> None:
         """Give up what has not started, for anybody to take."""
         members = [*self._claimed, *self._unfit]
         if not members:
             return
 
-        async def release() -> None:
-            async with self._services.pool.acquire() as connection:
-                await bursts.release(connection, [member.grant.state for member in members], self._services.settings.consumer)
-
-        await self._patience.persist(release)
+        await self._writer.release([member.grant.state for member in members])
         self._claimed.clear()
         self._unfit.clear()
         for member in members:
@@ -512,14 +392,3 @@ class Burst:
                 processed=0, processor=grant.processor, taken_from=None,
             )
         )  # fmt: skip
-
-
-def _recorded(before: Sequence[BatchState], now: dict[UUID, BatchState]) -> dict[UUID, BatchState]:
-    """Those of the batches that are one revision further under the same epoch and owner: only our own record does that."""
-    return {
-        state.id: found
-        for state in before
-        if (found := now.get(state.id)) is not None
-        and (found.epoch, found.revision, found.worker) == (state.epoch, state.revision + 1, state.worker)
-        and found.status in ("processing", "completed")
-    }

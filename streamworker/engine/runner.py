@@ -12,9 +12,10 @@ from uuid import UUID
 
 from streamworker.broker.consumer import Delivery
 from streamworker.engine.attempts import Pace
-from streamworker.engine.burst import MOST_ITEMS, Arrival, Burst, Member
+from streamworker.engine.burst import MOST_ITEMS, Burst
 from streamworker.engine.endings import Ending, Endings
 from streamworker.engine.holds import HeldLease, Hold
+from streamworker.engine.members import Arrival, Member
 from streamworker.engine.patience import GivenUp, Patience
 from streamworker.engine.processors import AnyProcessor, OpenProcessors
 from streamworker.engine.run import Run
