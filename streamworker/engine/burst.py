@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
+from typing import Any
 from uuid import UUID
 
-from streamworker.broker.consumer import Delivery
 from streamworker.engine.attempts import LONGEST_BURST, Pace, Policy, settle
+from streamworker.engine.burst_writer import BurstWriter
 from streamworker.engine.context import ItemContext, Voice
 from streamworker.engine.endings import Ending, Endings
 from streamworker.engine.holds import Call, HeldLease, Hold
 from streamworker.engine.lanes import Lane, Lanes
 from streamworker.engine.loop import server_of
-from streamworker.engine.patience import Patience
+from streamworker.engine.members import Arrival, Member
+from streamworker.engine.patience import GivenUp, Patience
 from streamworker.engine.processors import AnyProcessor, OpenProcessors
-from streamworker.engine.progress import LiveItem, Progress, item_event
-from streamworker.engine.recorder import REFUSED, Recorder
+from streamworker.engine.progress import LiveItem, item_event
+from streamworker.engine.recorder import REFUSED
 from streamworker.engine.run import batch_info, item_of, tell_rows
 from streamworker.engine.services import Services
 from streamworker.errors import ConfigurationError
@@ -34,47 +37,22 @@ from streamworker.observe.events import BatchAcquired, ItemStarted, Step
 from streamworker.processors.calls import Failed, Interrupted, Outcome
 from streamworker.settings import Settings
 from streamworker.store import bursts
-from streamworker.store.batches import Acquired, BatchState, Claim, timed_out
+from streamworker.store.batches import Acquired, Claim, timed_out
 from streamworker.store.bursts import Wanted
 from streamworker.store.items import ItemRecord, OpenItem
 
+LOG = logging.getLogger("streamworker.engine")
 # A batch with more items, or with a longer text of them, is not a small one.
 MOST_ITEMS = 100
 LONGEST_TEXT = 65_536
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """A delivery that was read, and what keeps it from looking idle."""
-
-    delivery: Delivery
-    hold: Hold
-    job: Job
-
-
-@dataclass(slots=True, eq=False)
-class Member:
-    """One batch of a burst. `rows` is what its items ended as, unwritten; `failure` is why the batch as a whole fails."""
-
-    arrival: Arrival
-    grant: Acquired
-    items: list[OpenItem]
-    began: float
-    together: bool
-    rows: list[ItemRecord] = field(default_factory=list)
-    failure: str | None = None
-    progress: Progress | None = None
-    recorder: Recorder | None = None
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether nothing is left but to record that all its items have ended."""
-        whole = len(self.rows) == len(self.items) and self.failure is None and self.recorder is None and self.arrival.hold.lost is None
-        return whole and all(row.status in TERMINAL and row.write is None for row in self.rows)
-
-
 class Burst:
-    """One burst. `go_on(member, stopping)` takes over what it cannot end; `worked()` is called when there is nothing left to start."""
+    """One burst. What it cannot end is left in `odd`; `slow` is the one of them that had an item under way when it was noticed.
+
+    `leave(arrival)` is called as soon as an entry is in our care no longer; `hand_over(member)` writes down what a member has and gives
+    it up; `worked()` is called, and `is_free` set, when nothing is left to start, and nothing but writing and telling to do.
+    """
 
     @staticmethod
     def largest(together: int, settings: Settings, pace: Pace) -> int:
@@ -94,7 +72,8 @@ class Burst:
         endings: Endings,
         processors: OpenProcessors,
         pace: Pace,
-        go_on: Callable[[Member, bool], Awaitable[None]],
+        leave: Callable[[Arrival], None],
+        hand_over: Callable[[Member], Coroutine[Any, Any, None]],
         worked: Callable[[], None],
     ) -> None:
         self._services = services
@@ -102,76 +81,95 @@ class Burst:
         self._endings = endings
         self._processors = processors
         self._pace = pace
-        self._go_on = go_on
+        self._leave = leave
+        self._hand_over = hand_over
         self._worked = worked
+        self._writer = BurstWriter(services, patience)
         self._claimed: deque[Member] = deque()
         self._unfit: list[Member] = []
         self._done: list[Member] = []
-        self._odd: list[Member] = []
+        self.odd: list[Member] = []
+        self.slow: Member | None = None
+        self.draining = False
         self._current: Member | None = None
-        self._draining = False
-        self._is_slow = False
         self._relief: asyncio.Task[None] | None = None
+        self._telling: set[asyncio.Task[None]] = set()
         self._limit: asyncio.TimerHandle | None = None
         self._lane = Lane(Call(Hold(None, asyncio.get_running_loop())))
         self._lanes = Lanes([self._lane], services.settings.item_timeout, services.heartbeat, self._notice_slow)
         self._ended, self._spent = 0, 0.0
+        self.is_free = False
 
     def drain(self) -> None:
         """Start nothing more; the item under way may end."""
-        self._draining = True
+        self.draining = True
 
     def interrupt(self) -> None:
         """End what runs."""
-        self._draining = True
+        self.draining = True
         self._lanes.stop()
 
-    async def run(self, arrivals: Sequence[Arrival]) -> set[UUID]:
-        """Run what can be claimed of these batches; returns the ids of those that were."""
-        members = await self._claim(arrivals)
+    async def work(self) -> None:
+        """Run what was claimed: what is plain is recorded and told, the rest is left in `odd`."""
         self._lanes.look_out()
         try:
-            while self._claimed and not (self._draining or self._is_slow):
-                await asyncio.create_task(self._work())
+            while self._claimed and not self._is_over:
+                await asyncio.create_task(self._run_some())
                 if self._relief is not None:
                     await self._relief
                 elif not self._claimed and all(member.is_plain for member in self._done):
                     self._pace.measured(self._spent / self._ended)
                     self._pace.more()
+                    self.is_free = True
                     self._worked()
-                await self._settle()
+                await self._record_done()
+            await self._let_go()
+        except Exception as error:
+            if not isinstance(error, GivenUp):
+                LOG.exception("small batches: unexpected error; each goes on by itself")
+            self.odd.extend(member for member in (*self._done, *self._claimed) if member not in self.odd)
         finally:
             self._lanes.look_away()
             if self._limit is not None:
                 self._limit.cancel()
-        await self._let_go()
-        for index, member in enumerate(self._odd):
-            await self._go_on(member, self._draining or index > 0)
-        return {member.grant.state.id for member in members}
+            for member in self.odd:
+                member.hush()
+
+    def aside(self, telling: Coroutine[Any, Any, None]) -> None:
+        """Do this beside everything else: Redis may be away for long."""
+        task = asyncio.create_task(self._guard(telling))
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
+
+    async def told(self) -> None:
+        """Return when all that ended has been told and acknowledged."""
+        if self._telling:
+            await asyncio.wait(self._telling)
+
+    @property
+    def _is_over(self) -> bool:
+        return self.draining or self.slow is not None
 
     # --- claimed ------------------------------------------------------------------------------------------------------------
 
-    async def _claim(self, arrivals: Sequence[Arrival]) -> list[Member]:
-        services = self._services
-        settings = services.settings
+    async def claim(self, arrivals: Sequence[Arrival]) -> set[UUID]:
+        """Claim what nobody has worked on yet; returns the ids."""
+        services, settings = self._services, self._services.settings
         await services.heartbeat.ready()
         wanted = [Wanted(a.job, a.delivery.entry_id, a.job.max_attempts or settings.max_attempts) for a in arrivals]
         terms = Claim(settings.consumer, services.heartbeat.number, None, settings.lease_ttl, settings.batch_timeout)
-        largest = self.largest(len(arrivals), settings, self._pace)
         self._step("acquire", "before", [arrival.job.batch_id for arrival in arrivals])
         asked_at = time.monotonic()
         try:
             async with services.pool.acquire() as connection:
-                claimed = await bursts.claim(connection, wanted, terms, largest)
+                claimed = await bursts.claim(connection, wanted, terms, self.largest(len(wanted), settings, self._pace), LONGEST_TEXT)
         except Exception as error:
             if server_of(error) is None and not isinstance(error, REFUSED):
                 raise
-            return []  # one by one it will be found out what is wrong, or has happened
-        members = [
-            Member(arrival, *claimed[arrival.job.batch_id], asked_at, len(arrivals) > 1)
-            for arrival in arrivals
-            if arrival.job.batch_id in claimed
-        ]
+            await self._writer.undo([arrival.job.batch_id for arrival in arrivals])
+            return set()  # one by one it will be found out what is wrong
+        ours = [arrival for arrival in arrivals if arrival.job.batch_id in claimed]
+        members = [Member(arrival, *claimed[arrival.job.batch_id], asked_at, len(wanted) > 1) for arrival in ours]
         for member in members:
             lease = HeldLease(member.grant.state.id, member.grant.state.epoch)
             member.arrival.hold.begin(lease, asked_at, settings.lease_ttl, partial(self._lost, member))
@@ -181,7 +179,7 @@ class Burst:
         if len(members) == 1:
             self._tell_acquired(members[0].grant)
         self._step("acquire", "after", list(claimed))
-        return members
+        return set(claimed)
 
     def _lost(self, member: Member, _reason: str) -> None:
         if member is self._current:
@@ -189,15 +187,17 @@ class Burst:
 
     # --- worked on ----------------------------------------------------------------------------------------------------------
 
-    async def _work(self) -> None:
+    async def _run_some(self) -> None:
         """Run batch after batch for a moment."""
-        began = time.monotonic()
+        began, running = time.monotonic(), asyncio.current_task()
         with self._lanes.serving(self._lane), contextlib.suppress(asyncio.CancelledError):
-            while self._claimed and not (self._draining or self._is_slow) and time.monotonic() - began < LONGEST_BURST:
+            while self._claimed and not self._is_over and time.monotonic() - began < LONGEST_BURST:
                 self._current = self._claimed.popleft()
                 self._done.append(self._current)  # whatever becomes of it
                 await self._run_items(self._current)
                 self._current = None
+                if running is not None and running.cancelling():
+                    break  # interrupted: the next item must not be
                 if self._lane.is_greedy:
                     await self._lane.be_fair()
         self._current = None
@@ -212,13 +212,13 @@ class Burst:
             return
         hold, self._lane.call.hold = member.arrival.hold, member.arrival.hold
         loop = asyncio.get_running_loop()
-        voice = Voice(batch, hold, lambda live: self._progress_of(member).told(live), partial(self._checkpoint, member), loop)
+        voice = Voice(batch, hold, lambda live: member.progress_of(self._services).told(live), partial(self._checkpoint, member), loop)
         policy = Policy(member.grant.max_attempts, self._services.settings.retry_delay)
         for item in member.items:
             if not (processor.is_ready or await self._is_ready(processor)):
                 return
             hold.check_deadline()
-            if hold.lost is not None or self._draining or self._is_slow:
+            if hold.lost is not None or self._is_over or member.recorder is not None:
                 return
             row = await self._run_item(member, item, processor, policy, voice)
             if row is None:
@@ -226,6 +226,8 @@ class Burst:
             member.rows.append(row)
             if row.status not in TERMINAL:
                 return
+            if self._lane.is_greedy:
+                await self._lane.be_fair()
 
     async def _is_ready(self, processor: AnyProcessor) -> bool:
         try:
@@ -241,7 +243,7 @@ class Burst:
         if context.has_told and member.progress is not None:
             member.progress.ended(item.position)
         if processor.abandoned:
-            self._draining = True
+            self.draining = True
             self._services.restart(f"item {item.position} of batch {voice.batch.id} does not end")
         if isinstance(outcome, Interrupted):
             return None
@@ -262,43 +264,19 @@ class Burst:
         return await self._lanes.call(self._lane, processor, policy, given, context)
 
     async def _checkpoint(self, member: Member, position: int, state: str) -> None:
-        await self._recorder_of(member, position).checkpoint(position, state)
-
-    def _recorder_of(self, member: Member, position: int) -> Recorder:
-        """What writes for this batch alone while its item at `position` runs."""
-        if member.recorder is None:
-            services, progress = self._services, self._progress_of(member)
-
-            def recorded(state: BatchState, rows: Sequence[ItemRecord]) -> None:
-                progress.recorded(state, [item_event(row) for row in rows])
-                tell_rows(services.events, state, rows)
-
-            policy = Policy(member.grant.max_attempts, services.settings.retry_delay)
-            member.recorder = Recorder(
-                services.pool, member.grant, member.arrival.hold, policy, 1, lambda: 1, services.settings.lease_ttl, services.events,
-                services.outages, services.explain_postgres, recorded=recorded, again=lambda row: None,
-            )  # fmt: skip
-            member.recorder.open()
-        for started in range(position + 1):
-            member.recorder.may_start(started)
-        return member.recorder
-
-    def _progress_of(self, member: Member) -> Progress:
-        if member.progress is None:
-            member.progress = Progress(self._services.announcer, member.grant.state, member.arrival.hold)
-        return member.progress
+        await member.recorder_of(self._services, position).checkpoint(position, state)
 
     # --- slow ---------------------------------------------------------------------------------------------------------------
 
     def _notice_slow(self) -> None:
         """An item takes its time: nothing else shall wait for it, or be suspected with it."""
         member = self._current
-        if self._is_slow or member is None:
+        if self.slow is not None or member is None:
             return
-        self._is_slow = True
+        self.slow = member
         self._pace.measured(None)
         position = len(member.rows)
-        progress = self._progress_of(member)
+        progress = member.progress_of(self._services)
         progress.recorded(member.grant.state, [])
         progress.told(LiveItem(position, member.items[position].key, 1))
         left = member.grant.seconds_left - (time.monotonic() - member.began)
@@ -306,27 +284,23 @@ class Burst:
         self._relief = asyncio.create_task(self._relieve(member, position))
 
     async def _relieve(self, member: Member, position: int) -> None:
+        """Postgres alone is waited for: the slow item's own end is written as soon as this is done."""
         self._done.remove(member)
-        await self._single_out(member, position + 1)
-        if position > 0:
-            recorder = self._recorder_of(member, position)
-            for row in member.rows[:position]:
-                recorder.add(row)
-            del member.rows[:position]
-        await self._let_go()
-        await self._settle()
-        self._done.append(member)
-
-    async def _single_out(self, member: Member, frontier: int) -> None:
-        if frontier == member.grant.frontier and not member.together:
-            return
-
-        async def single_out() -> None:
-            async with self._services.pool.acquire() as connection:
-                await bursts.single_out(connection, member.grant.state, frontier)
-
-        await self._patience.persist(single_out)
-        member.grant = replace(member.grant, frontier=frontier)
+        try:
+            await self._patience.persist(lambda: member.single_out(self._services.pool, position + 1))
+            if position > 0:
+                recorder = member.recorder_of(self._services, position)
+                for row in member.rows[:position]:
+                    recorder.add(row)
+                del member.rows[:position]
+            await self._record_done()
+            await self._let_go()
+            neighbours, self.odd = self.odd, []
+            for neighbour in neighbours:
+                neighbour.hush()
+                self.aside(self._hand_over(neighbour))
+        finally:
+            self._done.append(member)
 
     def _out_of_time(self, member: Member) -> None:
         member.failure = timed_out(self._services.settings.batch_timeout)
@@ -335,81 +309,74 @@ class Burst:
 
     # --- ended --------------------------------------------------------------------------------------------------------------
 
-    async def _settle(self) -> None:
-        """Record what has ended, tell it and acknowledge it; what is not that simple becomes `odd`."""
+    async def _record_done(self) -> None:
+        """Record what has ended, and see to it that it is told; what is not that simple becomes `odd`."""
         done, self._done = self._done, []
         for member in done:
-            if member.progress is not None:
-                member.progress.close()
-            if member.recorder is not None:
-                await member.recorder.close()
-                member.grant = replace(member.grant, state=member.recorder.state, frontier=member.recorder.frontier)
+            await member.close_recorder()
         plain = [member for member in done if member.is_plain]
-        self._odd.extend(member for member in done if not member.is_plain)
+        self.odd.extend(member for member in done if not member.is_plain)
         if not plain:
             return
-        found = await self._record(plain)
+        try:
+            found = await self._writer.record(plain)
+        except BaseException:
+            self._done = plain
+            raise
         if found is None:
-            self._odd.extend(plain)
+            self.odd.extend(plain)
             return
-        endings = []
+        ended: list[tuple[Member, Ending]] = []
         for member in plain:
+            member.hush()
             state = found.get(member.grant.state.id)
             if state is None:
-                await self._endings.after_loss(member.grant.state, member.arrival.hold, "the lease is lost", member.arrival.delivery)
-                continue
-            tell_rows(self._services.events, state, member.rows)
-            if state.status in TERMINAL:
+                self.aside(self._after_loss(member))
+            elif state.status in TERMINAL:
+                tell_rows(self._services.events, state, member.rows)
                 told = [item_event(row) for row in member.rows]
-                endings.append(Ending(state, member.arrival.delivery, told, time.monotonic() - member.began))
-            else:
+                ended.append((member, Ending(state, member.arrival.delivery, told, time.monotonic() - member.began)))
+            else:  # more failures than it allows, or rows that were added by hand
+                tell_rows(self._services.events, state, member.rows)
                 member.rows, member.grant = [], replace(member.grant, state=state)
-                self._odd.append(member)
-        if endings:
-            await self._endings.conclude(*endings)
-
-    async def _record(self, plain: Sequence[Member]) -> dict[UUID, BatchState] | None:
-        """One transaction for all. A lost reply is read back: the statement has happened for every batch, or for none. None: refused."""
-        before = [member.grant.state for member in plain]
-        rows = [(member.grant.state.id, row) for member in plain for row in member.rows]
-        tried = False
-
-        async def record() -> dict[UUID, BatchState]:
-            nonlocal tried
-            async with self._services.pool.acquire() as connection:
-                if tried and (recorded := _recorded(before, await bursts.read_states(connection, [state.id for state in before]))):
-                    return recorded
-                tried = True
-                if not self._services.events.hooked:
-                    return await bursts.record(connection, before, rows, self._services.settings.lease_ttl)
-                async with connection.transaction():
-                    found = await bursts.record(connection, before, rows, self._services.settings.lease_ttl)
-                    self._step("record", "inside", found)
-                return found
-
-        self._step("record", "before", [state.id for state in before])
-        try:
-            found = await self._patience.persist(record)
-        except REFUSED:
-            return None  # one of the rows; the ordinary way finds out which
-        self._step("record", "after", found)
-        return found
+                self.odd.append(member)
+        if ended:
+            self.aside(self._conclude(ended))
 
     async def _let_go(self) -> None:
         """Give up what has not started, for anybody to take."""
         members = [*self._claimed, *self._unfit]
-        self._claimed.clear()
-        self._unfit.clear()
         if not members:
             return
 
-        async def release() -> None:
-            async with self._services.pool.acquire() as connection:
-                await bursts.release(connection, [member.grant.state for member in members])
-
-        await self._patience.persist(release)
+        await self._writer.release([member.grant.state for member in members])
+        self._claimed.clear()
+        self._unfit.clear()
         for member in members:
-            member.arrival.hold.entry_id = None  # not kept from looking idle any more
+            self._leave(member.arrival)
+        self.aside(self._pass_on(members))
+
+    # --- told, beside everything else ---------------------------------------------------------------------------------------
+
+    async def _guard(self, telling: Coroutine[Any, Any, None]) -> None:
+        try:
+            await telling
+        except GivenUp:
+            pass  # the reconciler of another worker tells it
+        except Exception:
+            LOG.exception("small batches: unexpected error while their ends were told")
+
+    async def _conclude(self, ended: Sequence[tuple[Member, Ending]]) -> None:
+        await self._endings.conclude(*(ending for _, ending in ended))
+        for member, _ in ended:
+            self._leave(member.arrival)
+
+    async def _after_loss(self, member: Member) -> None:
+        await self._endings.after_loss(member.grant.state, member.arrival.hold, "the lease is lost", member.arrival.delivery)
+        self._leave(member.arrival)
+
+    async def _pass_on(self, members: Sequence[Member]) -> None:
+        for member in members:
             await self._endings.pass_on(member.arrival.delivery)
 
     def _step(self, step: str, moment: str, batch_ids: Iterable[UUID]) -> None:
@@ -425,14 +392,3 @@ class Burst:
                 processed=0, processor=grant.processor, taken_from=None,
             )
         )  # fmt: skip
-
-
-def _recorded(before: Sequence[BatchState], now: dict[UUID, BatchState]) -> dict[UUID, BatchState]:
-    """Those of the batches that are one revision further under the same epoch and owner: only our own record does that."""
-    return {
-        state.id: found
-        for state in before
-        if (found := now.get(state.id)) is not None
-        and (found.epoch, found.revision, found.worker) == (state.epoch, state.revision + 1, state.worker)
-        and found.status in ("processing", "completed")
-    }

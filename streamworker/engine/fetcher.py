@@ -60,6 +60,11 @@ class Fetcher:
             self._ending.add(running)
             self.wake()
 
+    def forget(self, entry_id: str) -> None:
+        """This entry is in our care no longer: when it comes again it is taken."""
+        for entry_ids in self._running.values():
+            entry_ids.discard(entry_id)
+
     def busy(self) -> list[asyncio.Task[None]]:
         """What is running."""
         return list(self._running)
@@ -84,6 +89,8 @@ class Fetcher:
             if await self._consumer.create_group():
                 self._lost()
             self._has_group = True
+            if not self._free():
+                return
         now = time.monotonic()
         if now >= self._reclaim_at:
             # Spread out, so that many workers do not look at the same instant.

@@ -104,6 +104,10 @@ class Heartbeat:
             for hold in holds:
                 self._holds.pop(id(hold), None)
 
+    def drop(self, hold: Hold) -> None:
+        """Keep it no longer."""
+        self._holds.pop(id(hold), None)
+
     def watch(self, call: Call) -> None:
         """Have user code watched until `unwatch`."""
         self._calls[id(call)] = call

@@ -12,9 +12,10 @@ from uuid import UUID
 
 from streamworker.broker.consumer import Delivery
 from streamworker.engine.attempts import Pace
-from streamworker.engine.burst import MOST_ITEMS, Arrival, Burst, Member
+from streamworker.engine.burst import MOST_ITEMS, Burst
 from streamworker.engine.endings import Ending, Endings
 from streamworker.engine.holds import HeldLease, Hold
+from streamworker.engine.members import Arrival, Member
 from streamworker.engine.patience import GivenUp, Patience
 from streamworker.engine.processors import AnyProcessor, OpenProcessors
 from streamworker.engine.run import Run
@@ -59,6 +60,7 @@ class Runner:
         self._stopping = False
         self.pace = Pace()
         self.free_slot: Callable[[], None] = lambda: None
+        self.forget: Callable[[str], None] = lambda entry_id: None
 
     def cancelled(self, batch_id: UUID) -> None:
         """Word came that the batch was cancelled; if it runs here, that is looked up and obeyed."""
@@ -86,26 +88,35 @@ class Runner:
     async def run(self, deliveries: Sequence[Delivery]) -> None:
         """Take deliveries to their end: acknowledged, dead, waiting, handed over, or left to whoever owns them now.
 
-        Small batches among several are run together. Of the others the first is run, and the rest offered to everybody again.
+        Small batches among several are run together, or else the first is run; the rest is offered to everybody again.
         """
         loop = asyncio.get_running_loop()
-        holds = [Hold(delivery.entry_id, loop) for delivery in deliveries]
+        taken, rest = _share(deliveries)
+        for delivery in rest:
+            self.forget(delivery.entry_id)
+            await self._guard(delivery, self._endings.pass_on(delivery))
+        holds = [Hold(delivery.entry_id, loop) for delivery in taken]
         with self._services.heartbeat.keep(*holds):
-            found = [await self._receive(delivery, hold) for delivery, hold in zip(deliveries, holds, strict=True)]
+            found = [await self._receive(delivery, hold) for delivery, hold in zip(taken, holds, strict=True)]
             arrivals = [arrival for arrival in found if arrival is not None]
             try:
-                left = await self._run_together(arrivals)
-                if len(left) > 1:
-                    self.pace.fewer()
-                for arrival in left[1:]:
-                    arrival.hold.entry_id = None  # not kept from looking idle any more
-                    await self._guard(arrival.delivery, self._endings.pass_on(arrival.delivery))
-                    self._leave(arrival)
-                for arrival in left[:1]:
-                    await self._guard(arrival.delivery, self._run_job(arrival))
+                await self._run_all(arrivals)
             finally:
                 for arrival in arrivals:
                     self._leave(arrival)
+
+    async def _run_all(self, arrivals: list[Arrival]) -> None:
+        if not arrivals or await self._run_together(arrivals):
+            return
+        if len(arrivals) > 1:
+            self.pace.fewer()
+        for arrival in arrivals[1:]:
+            await self._give_away(arrival)
+        await self._guard(arrivals[0].delivery, self._run_job(arrivals[0]))
+
+    async def _give_away(self, arrival: Arrival) -> None:
+        self._leave(arrival)
+        await self._guard(arrival.delivery, self._endings.pass_on(arrival.delivery))
 
     async def _guard(self, delivery: Delivery, work: Coroutine[Any, Any, T]) -> T | None:
         try:
@@ -125,20 +136,24 @@ class Runner:
             return None
         self._step(job.batch_id, "receive", "after")
         if (running := self._current.get(job.batch_id)) is not None:
+            self._services.heartbeat.drop(hold)
+            self.forget(delivery.entry_id)
             await self._guard(delivery, self._meet(running, job.batch_id, delivery))
             return None
         self._current[job.batch_id] = Current(delivery.entry_id, hold)
         return Arrival(delivery, hold, job)
 
     def _leave(self, arrival: Arrival) -> None:
+        """The entry is in our care no longer: should it come again, it is news."""
+        self._services.heartbeat.drop(arrival.hold)
+        self.forget(arrival.delivery.entry_id)
         current = self._current.get(arrival.job.batch_id)
-        if current is not None and current.entry_id == arrival.delivery.entry_id:
+        if current is not None and current.hold is arrival.hold:
             del self._current[arrival.job.batch_id]
 
     async def _decode(self, delivery: Delivery) -> Job:
         limit = self._services.settings.max_message_bytes
-        size = sum(len(value) for _, value in delivery.fields)
-        if size < LARGE_MESSAGE:
+        if _size(delivery) < LARGE_MESSAGE:
             job = decode_job(delivery.fields, limit)
         else:
             job = await asyncio.to_thread(decode_job, delivery.fields, limit)  # a million items take a second or two
@@ -153,25 +168,54 @@ class Runner:
             await self._endings.drop_duplicate(batch_id, delivery)
         # Else it stays pending, and is looked at again when it has been idle.
 
-    async def _run_together(self, arrivals: list[Arrival]) -> list[Arrival]:
-        """Run what is small together; returns the others."""
+    async def _run_together(self, arrivals: list[Arrival]) -> bool:
+        """Run what is small together, and offer the others to everybody; False when there was nothing to run so."""
+        fit = self._fit(arrivals)
+        if not fit or self._stopping or (len(arrivals) > 1 and not self.pace.is_quick):
+            return False
+        burst = Burst(
+            self._services, self._patience, self._endings, self._processors, self.pace, self._leave, self._write_down, self.free_slot
+        )
+        self._bursts.add(burst)
+        try:
+            claimed = await burst.claim(fit)
+            if not claimed:
+                return False
+            left = [arrival for arrival in arrivals if arrival.job.batch_id not in claimed]
+            if left:
+                self.pace.fewer()
+            for arrival in left:
+                burst.aside(self._give_away(arrival))
+            await burst.work()
+            await self._finish(burst)
+            await burst.told()
+        except GivenUp:
+            LOG.warning("%d small batches are left to another worker: a server did not answer before the end", len(fit))
+        finally:
+            self._bursts.discard(burst)
+        return True
+
+    def _fit(self, arrivals: list[Arrival]) -> list[Arrival]:
         settings = self._services.settings
         largest = Burst.largest(len(arrivals), settings, self.pace)
         fit = [arrival for arrival in arrivals if Burst.fits(arrival.job, largest, self._processors, settings)]
-        if not fit or self._stopping or (len(arrivals) > 1 and not self.pace.is_quick):
-            return arrivals
-        burst = Burst(self._services, self._patience, self._endings, self._processors, self.pace, self._go_on, self.free_slot)
-        self._bursts.add(burst)
-        try:
-            taken = await burst.run(fit)
-        except GivenUp:
-            return []
-        except Exception:
-            LOG.exception("%d small batches: unexpected error; they will be reclaimed", len(fit))
-            return []
-        finally:
-            self._bursts.discard(burst)
-        return [arrival for arrival in arrivals if arrival.job.batch_id not in taken]
+        if len(fit) == 1:  # it would be alone
+            fit = [arrival for arrival in fit if Burst.fits(arrival.job, 1, self._processors, settings)]
+        return fit
+
+    async def _finish(self, burst: Burst) -> None:
+        """What a burst could not end: one of it goes on in this slot, if that is still ours, and the others are handed over."""
+        first = burst.slow if burst.slow in burst.odd else next(iter(burst.odd), None)
+        if burst.is_free:
+            first = None
+        await asyncio.gather(*(self._write_down(member) for member in burst.odd if member is not first))
+        if first is not None:
+            await self._go_on(first, burst.draining)
+
+    async def _write_down(self, member: Member) -> None:
+        """Write what a member of a burst has, and hand it over."""
+        await self._go_on(member, True)
+        self._leave(member.arrival)
 
     async def _run_job(self, arrival: Arrival) -> None:
         job, delivery = arrival.job, arrival.delivery
@@ -222,11 +266,14 @@ class Runner:
 
     async def _go_on(self, member: Member, stopping: bool) -> None:
         """What a burst has begun and could not end goes on as any other batch, or, `stopping`, is written down and handed over."""
+        await self._guard(member.arrival.delivery, self._go_on_alone(member, stopping))
+
+    async def _go_on_alone(self, member: Member, stopping: bool) -> None:
         arrival = member.arrival
+        await self._patience.persist(lambda: member.single_out(self._services.pool, len(member.rows)))
         lost = _Lost()
         arrival.hold.tell(lost)
-        work = self._own(member.grant, arrival.delivery, arrival.hold, lost, member.rows, member.failure, stopping)
-        await self._guard(arrival.delivery, work)
+        await self._own(member.grant, arrival.delivery, arrival.hold, lost, member.rows, member.failure, stopping)
 
     async def _own(
         self,
@@ -310,6 +357,18 @@ class Runner:
                 processed=state.succeeded + state.failed, processor=grant.processor, taken_from=grant.taken_from,
             )
         )  # fmt: skip
+
+
+def _share(deliveries: Sequence[Delivery]) -> tuple[list[Delivery], list[Delivery]]:
+    """What to look at, and what to leave to everybody: of several only those that are not large, or else one alone."""
+    if len(deliveries) == 1:
+        return list(deliveries), []
+    small = [delivery for delivery in deliveries if _size(delivery) < LARGE_MESSAGE] or list(deliveries[:1])
+    return small, [delivery for delivery in deliveries if delivery not in small]
+
+
+def _size(delivery: Delivery) -> int:
+    return sum(len(value) for _, value in delivery.fields)
 
 
 class _Lost:

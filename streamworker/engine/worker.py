@@ -215,7 +215,7 @@ class Worker:
         )
         fetcher.wake, reconciler.wake, waiting_room.wake = fetching.wake, reconciling.wake, waiting.wake
         waiting_room.ready, waiting_room.gone = fetcher.ready, runner.not_found
-        runner.free_slot = fetcher.free_slot
+        runner.free_slot, runner.forget = fetcher.free_slot, fetcher.forget
         services.announcer.start()
         for loop in (fetching, reconciling, waiting):
             loop.start()

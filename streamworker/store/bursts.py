@@ -22,9 +22,9 @@ class Wanted:
 
 
 async def claim(
-    connection: Connection, wanted: Sequence[Wanted], claim: Claim, largest: int
+    connection: Connection, wanted: Sequence[Wanted], claim: Claim, largest: int, longest: int
 ) -> dict[UUID, tuple[Acquired, list[OpenItem]]]:
-    """Create or take those of the batches that nobody ever worked on, of at most `largest` items where they are there already.
+    """Create or take those of the batches that nobody ever worked on, of at most `largest` items and `longest` bytes.
 
     All their items count as started. Of several, none is to blame alone if the worker dies.
     """
@@ -38,7 +38,7 @@ async def claim(
         [job.metadata for job in jobs],
         [one.max_attempts for one in wanted],
         [job.max_failures for job in jobs],
-        claim.worker, claim.number, claim.lease_ttl, len(wanted) > 1, largest,
+        claim.worker, claim.number, claim.lease_ttl, len(wanted) > 1, largest, longest,
     )  # fmt: skip
     claimed = {}
     for row in rows:
@@ -80,11 +80,11 @@ async def read_states(connection: Connection, batch_ids: Sequence[UUID]) -> dict
     return {row["id"]: state_of(row["id"], row) for row in await connection.fetch(query("read_states"), batch_ids)}
 
 
-async def release(connection: Connection, states: Sequence[BatchState]) -> None:
+async def release(connection: Connection, states: Sequence[BatchState], worker: str) -> None:
     """Give up batches of which nothing has started."""
-    await connection.execute(query("release_burst"), [state.id for state in states], [state.epoch for state in states])
+    await connection.execute(query("release_burst"), [state.id for state in states], [state.epoch for state in states], worker)
 
 
 async def single_out(connection: Connection, state: BatchState, frontier: int) -> None:
     """From now on only this batch's items below `frontier` are suspects if the worker dies."""
-    await connection.execute(query("single_out"), state.id, state.epoch, frontier)
+    await connection.execute(query("single_out"), state.id, state.epoch, state.revision, frontier)

@@ -186,3 +186,46 @@ def test_items_of_unknown_speed_are_suspects_alone(scene: Scene) -> None:
     scene.relay(batch_id)
     assert scene.statuses(batch_id) == ["completed", "failed", "completed"]
     assert scene.starts(batch_id)[-1] == (2, 1)
+
+
+def test_one_worker_goes_on_beside_a_slow_one(scene: Scene) -> None:
+    *quick, slow = send(scene, hold("gate"))
+    later = [scene.job(["later"]) for _ in range(40)]
+    scene.start_worker(batch_concurrency="2")
+    scene.wait_start(slow, 0)
+    scene.wait(lambda: scene.database.value(OPEN) == 1, 30, "the end of all but the slow one")
+    scene.open("gate")
+    wait_all(scene)
+    check(scene, [*quick, *later, slow])
+
+
+def test_what_has_ended_is_written_though_another_waits_for_its_retry(scene: Scene) -> None:
+    quick = send(scene)
+    odd = [scene.job(["ok", act("fail", times=1)]) for _ in range(3)]
+    scene.start_worker(retry_delay="6s")
+    for batch_id in odd[:1]:
+        scene.wait(lambda batch_id=batch_id: scene.statuses(batch_id)[:1] == ["completed"], 10, "the record of the item that succeeded")
+    scene.start_worker(retry_delay="6s", batch_concurrency="4")
+    for batch_id in odd:
+        scene.wait(lambda batch_id=batch_id: scene.statuses(batch_id)[:1] == ["completed"], 5, "the record of the item that succeeded")
+    wait_all(scene)
+    check(scene, quick)
+    assert [scene.attempts(batch_id) for batch_id in odd] == [[1, 2]] * 3
+
+
+def test_a_death_after_the_burst_is_charged(scene: Scene) -> None:
+    *quick, odd = send(scene, act("fail then die"))
+    scene.relay(odd)
+    wait_all(scene)
+    check(scene, quick)
+    assert (scene.starts(odd), scene.statuses(odd)) == ([(0, 1), (0, 2)], ["failed"])
+
+
+def test_a_checkpoint_in_a_burst_brings_nobody_under_suspicion(scene: Scene) -> None:
+    quick = send(scene)
+    odd = [scene.job([act("checkpoint and die", times=1), "b", "c"]) for _ in range(2)]
+    for batch_id in odd:
+        scene.relay(batch_id)
+    wait_all(scene)
+    check(scene, quick)
+    assert [scene.statuses(batch_id) for batch_id in odd] == [["completed"] * 3] * 2

@@ -27,6 +27,7 @@ WITH job AS (
     FROM job AS j
     WHERE b.id = j.id AND j.items IS NULL AND b.status = 'pending' AND b.epoch = 0 AND b.worker IS NULL
         AND b.total BETWEEN 1 AND $12 AND b.succeeded = 0 AND b.failed = 0 AND b.max_attempts > 1
+        AND (SELECT sum(pg_column_size(i.payload)) FROM streamworker.items AS i WHERE i.batch_id = b.id) <= $13
     RETURNING b.*
 ), item AS (
     SELECT f.batch_id, f.position, f.key, f.payload FROM filled AS f

@@ -1,2 +1,3 @@
--- The item under way is a slow one: from now on it alone is a suspect.
-UPDATE streamworker.batches AS b SET together = false, frontier = $3 WHERE b.id = $1 AND b.epoch = $2 AND b.status = 'processing'
+-- From now on this batch answers for itself: only its items below the frontier are suspects, and they alone.
+UPDATE streamworker.batches AS b SET together = false, frontier = $4
+WHERE b.id = $1 AND b.epoch = $2 AND b.revision = $3 AND b.status = 'processing'
