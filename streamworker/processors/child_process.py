@@ -160,6 +160,7 @@ class ChildProcess:
                 with contextlib.suppress(asyncio.CancelledError):  # interrupted already: asking twice changes nothing
                     await asyncio.wait([self._reply], timeout=left)
             if not self._reply.done() or self._reply.exception() is not None:
+                self._reply = None  # nobody waits for it
                 self.kill("interrupted")
         return frames.Interrupted()
 
@@ -228,6 +229,8 @@ class ChildProcess:
             return
         while self._wire.read():
             pass
+        if self._ended.is_set():
+            return  # the last read has told of the end, and all is settled
         self.usable = False
         self._ended.set()
         self._output.close()

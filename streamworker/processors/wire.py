@@ -32,7 +32,9 @@ class Wire:
         self._unsent = bytearray()
         self._deaf = False
         self.unread = False
-        self._loop.add_reader(connection.fileno(), self.read)
+        self._number = connection.fileno()  # it says -1 once it is closed
+        self._closed = False
+        self._loop.add_reader(self._number, self.read)
 
     @property
     def sent_all(self) -> bool:
@@ -41,6 +43,8 @@ class Wire:
 
     def send(self, frame: ToChild) -> bool:
         """Send it now or when there is room; False when nobody will ever read it."""
+        if self._closed:
+            return False
         data = pack(frame)
         if not self._unsent:
             try:
@@ -52,7 +56,7 @@ class Wire:
             if sent == len(data):
                 return True
             data = data[sent:]
-            self._loop.add_writer(self._connection.fileno(), self._send_rest)
+            self._loop.add_writer(self._number, self._send_rest)
         self._unsent += data
         return True
 
@@ -62,13 +66,13 @@ class Wire:
         except BlockingIOError:
             return
         except OSError:
-            self._loop.remove_writer(self._connection.fileno())
+            self._loop.remove_writer(self._number)
         if not self._unsent:
-            self._loop.remove_writer(self._connection.fileno())
+            self._loop.remove_writer(self._number)
 
     def read(self) -> bool:
         """Take what has come; False when there is nothing."""
-        if self._deaf:
+        if self._deaf or self._closed:
             return False
         try:
             size = self._connection.recv_into(self._room)
@@ -92,10 +96,14 @@ class Wire:
 
     def _listen_no_more(self) -> None:
         self._deaf = True
-        self._loop.remove_reader(self._connection.fileno())
+        if not self._closed:
+            self._loop.remove_reader(self._number)
 
     def close(self) -> None:
-        """Let go of the socket."""
-        self._loop.remove_reader(self._connection.fileno())
-        self._loop.remove_writer(self._connection.fileno())
+        """Let go of the socket; twice is as good as once."""
+        if self._closed:
+            return
+        self._closed = True
+        self._loop.remove_reader(self._number)
+        self._loop.remove_writer(self._number)
         self._connection.close()

@@ -260,7 +260,8 @@ async def test_nothing_is_left_behind(pidfd: None) -> None:
         pids = {child.pid for child in processor._children}
         await call(processor, {"exit": 1})
     assert not [pid for pid in pids if process_lives(pid)]
-    assert set(os.listdir("/proc/self/fd")) == before
+    extra = set(os.listdir("/proc/self/fd")) - before
+    assert not extra, [os.readlink(f"/proc/self/fd/{number}") for number in extra if os.path.exists(f"/proc/self/fd/{number}")]
 
 
 END_WITH = """
