@@ -120,6 +120,9 @@ def connect_options(application_name: str, statement_timeout: float, lock_timeou
             "idle_in_transaction_session_timeout": _milliseconds(idle_timeout),
             # A plan kept from when the tables were small would go through a large batch at every record.
             "plan_cache_mode": "force_custom_plan",
+            # Nor may one that sorts what an index gives in order: each page of a batch would read all the rest of it.
+            "enable_bitmapscan": "off",
+            "enable_seqscan": "off",
             "tcp_keepalives_idle": "15",
             "tcp_keepalives_interval": "5",
             "tcp_keepalives_count": "3",
