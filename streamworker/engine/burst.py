@@ -161,7 +161,7 @@ class Burst:
         self._step("acquire", "before", [arrival.job.batch_id for arrival in arrivals])
         asked_at = time.monotonic()
         try:
-            async with services.pool.acquire() as connection:
+            async with services.small.acquire() as connection:
                 claimed = await bursts.claim(connection, wanted, terms, self.largest(len(wanted), settings, self._pace), LONGEST_TEXT)
         except Exception as error:
             if server_of(error) is None and not isinstance(error, REFUSED):
@@ -287,7 +287,7 @@ class Burst:
         """Postgres alone is waited for: the slow item's own end is written as soon as this is done."""
         self._done.remove(member)
         try:
-            await self._patience.persist(lambda: member.single_out(self._services.pool, position + 1))
+            await self._patience.persist(lambda: member.single_out(self._services.small, position + 1))
             if position > 0:
                 recorder = member.recorder_of(self._services, position)
                 for row in member.rows[:position]:

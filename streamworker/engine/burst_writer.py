@@ -35,7 +35,7 @@ class BurstWriter:
 
         async def record() -> dict[UUID, BatchState] | None:
             nonlocal tried
-            async with self._services.pool.acquire() as connection:
+            async with self._services.small.acquire() as connection:
                 if tried and (recorded := _recorded(before, await bursts.read_states(connection, [state.id for state in before]))):
                     return recorded
                 tried = True
@@ -56,7 +56,7 @@ class BurstWriter:
         """The reply to a claim was lost: if it happened, it is taken back, since nothing has started."""
 
         async def undo() -> None:
-            async with self._services.pool.acquire() as connection:
+            async with self._services.small.acquire() as connection:
                 worker = self._services.settings.consumer
                 found = (await bursts.read_states(connection, batch_ids)).values()
                 await bursts.release(connection, [state for state in found if (state.epoch, state.worker) == (1, worker)], worker)
@@ -67,7 +67,7 @@ class BurstWriter:
         """Give up batches of which nothing has started."""
 
         async def release() -> None:
-            async with self._services.pool.acquire() as connection:
+            async with self._services.small.acquire() as connection:
                 await bursts.release(connection, states, self._services.settings.consumer)
 
         await self._patience.persist(release)

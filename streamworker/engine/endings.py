@@ -59,7 +59,7 @@ class Endings:
         self._steps(endings, "announce", "after")
 
         async def note() -> None:
-            async with self._services.pool.acquire() as connection:
+            async with self._services.small.acquire() as connection:
                 await mark_announced(connection, [ending.state for ending in endings])
 
         await self._patience.persist(note)

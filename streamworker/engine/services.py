@@ -26,6 +26,7 @@ class Services:
     redis: Redis
     consumer: Consumer
     pool: Pool
+    small: Pool  # plans once: for what touches few rows, many times a second
     heartbeat: Heartbeat
     announcer: Announcer
     explain_redis: Callable[[BaseException], str]

@@ -110,7 +110,10 @@ class Worker:
             pool = await self._until_up(lambda: self._open_pool(stack))
             if pool is None or not await self._until_up(self._prepare_database):
                 return 0  # told to stop before Postgres was there
-            await self._serve(await self._open(stack, pool), processors)
+            small = await self._until_up(lambda: self._open_pool(stack, plan_once=True))
+            if small is None:
+                return 0
+            await self._serve(await self._open(stack, pool, small), processors)
         self.events.emit(WorkerStopped(worker=self._settings.consumer))
         if self._restarting:
             self._restart()
@@ -144,12 +147,17 @@ class Worker:
             await connection.close(timeout=2.0)
         return True
 
-    async def _open_pool(self, stack: contextlib.AsyncExitStack) -> Pool:
-        size = min(4 + 2 * self._settings.batch_concurrency, MOST_CONNECTIONS)
+    async def _open_pool(self, stack: contextlib.AsyncExitStack, plan_once: bool = False) -> Pool:
+        size = 4 if plan_once else min(2 + 2 * self._settings.batch_concurrency, MOST_CONNECTIONS)
         ttl = self._settings.lease_ttl
         # A worker that was stopped inside a transaction must not block its successor for longer than its lease lives.
         pool = await open_pool(
-            self._database_url, size=size, application_name=self._settings.consumer, lock_timeout=ttl / 2, idle_timeout=ttl * 2 / 3
+            self._database_url,
+            size=size,
+            application_name=self._settings.consumer,
+            lock_timeout=ttl / 2,
+            idle_timeout=ttl * 2 / 3,
+            plan_once=plan_once,
         )
         stack.push_async_callback(pool.close)
         return pool
@@ -170,7 +178,7 @@ class Worker:
             return result
         return None
 
-    async def _open(self, stack: contextlib.AsyncExitStack, pool: Pool) -> Services:
+    async def _open(self, stack: contextlib.AsyncExitStack, pool: Pool, small: Pool) -> Services:
         settings = self._settings
         address = Address(settings.stream, settings.group, settings.consumer)
         redis, reader = broker.connect(self._redis_url), broker.connect(self._redis_url, blocking=2.0)
@@ -192,6 +200,7 @@ class Worker:
             redis,
             Consumer(redis, reader, address),
             pool,
+            small,
             heartbeat,
             announcer,
             explain_redis,

@@ -69,8 +69,11 @@ async def open_pool(
     statement_timeout: float = 60.0,
     lock_timeout: float = 10.0,
     idle_timeout: float = 30.0,
+    plan_once: bool = False,
 ) -> Pool:
     """Open a pool of at most `size` connections; the first is made now, so that a wrong URL shows at once.
+
+    `plan_once`: each statement is planned once a connection, whatever its arguments: for statements that touch few rows.
 
     The timeouts (seconds) are the server's: for one statement, for a lock, and for a transaction whose client has gone silent.
     json and jsonb are text on both sides. Raises one of `CONNECTION_ERRORS`.
@@ -85,7 +88,7 @@ async def open_pool(
         loop=None,
         connection_class=asyncpg.Connection,
         record_class=asyncpg.Record,
-        **connect_options(application_name, statement_timeout, lock_timeout, idle_timeout),
+        **connect_options(application_name, statement_timeout, lock_timeout, idle_timeout, plan_once),
     )
     await pool
     try:
@@ -108,7 +111,9 @@ async def open_connection(
     return await asyncpg.connect(url, **connect_options(application_name, statement_timeout, lock_timeout, idle_timeout))
 
 
-def connect_options(application_name: str, statement_timeout: float, lock_timeout: float, idle_timeout: float) -> Mapping[str, Any]:
+def connect_options(
+    application_name: str, statement_timeout: float, lock_timeout: float, idle_timeout: float, plan_once: bool = False
+) -> Mapping[str, Any]:
     """Arguments of `asyncpg.connect` that put an end to every wait."""
     return {
         "timeout": CONNECT_TIMEOUT,
@@ -119,7 +124,7 @@ def connect_options(application_name: str, statement_timeout: float, lock_timeou
             "lock_timeout": _milliseconds(lock_timeout),
             "idle_in_transaction_session_timeout": _milliseconds(idle_timeout),
             # A plan kept from when the tables were small would go through a large batch at every record.
-            "plan_cache_mode": "force_custom_plan",
+            "plan_cache_mode": "force_generic_plan" if plan_once else "force_custom_plan",
             # Nor may one that sorts what an index gives in order: each page of a batch would read all the rest of it.
             "enable_bitmapscan": "off",
             "enable_seqscan": "off",

@@ -21,7 +21,7 @@ def fence(history: History) -> Iterator[str]:
     for batch, commits in history.commits.items():
         owner: dict[int, str] = {}
         for commit in commits:
-            if commit.before is None or commit.after is None:
+            if commit.after is None:
                 continue
             yield from _claimed(batch, commit, owner)
             yield from _written(batch, commit, owner)
@@ -29,11 +29,11 @@ def fence(history: History) -> Iterator[str]:
 
 
 def _claimed(batch: str, commit: Commit, owner: dict[int, str]) -> Iterator[str]:
-    assert commit.before is not None
     assert commit.after is not None
+    before = 0 if commit.before is None else commit.before["epoch"]  # a batch may be created and claimed at once
     epoch, worker = commit.after["epoch"], commit.after["worker"]
-    if epoch not in (commit.before["epoch"], commit.before["epoch"] + 1):
-        yield f"batch {batch}: epoch went from {commit.before['epoch']} to {epoch}"
+    if epoch not in (before, before + 1):
+        yield f"batch {batch}: epoch went from {before} to {epoch}"
     if worker is not None and owner.setdefault(epoch, worker) != worker:
         yield f"batch {batch}: epoch {epoch} belongs to {owner[epoch]} and to {worker}"
 

@@ -63,7 +63,7 @@ class Commit:
     @property
     def claims(self) -> bool:
         """True if a worker acquired the batch."""
-        return self.before is not None and self.after is not None and self.after["epoch"] != self.before["epoch"]
+        return self.after is not None and self.after["epoch"] != (self.before or {"epoch": 0})["epoch"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,11 +98,11 @@ class Load:
         return await self._send([self._item(ms=self.chance.randint(1, 20)) for _ in range(self.chance.randint(1, 20))])
 
     async def crowd(self) -> None:
-        """Many batches of one quick item at once; a slow one and one that fails first may be among them."""
+        """Many batches of one quick item at once, then something longer; a slow one and one that fails first may be among them."""
         kinds = [{"ms": 0}] * 20 + [{"ms": 60}, {"do": "fail", "times": 1, "ms": 0}, {"do": "effect", "ms": 0}]
-        for _ in range(self.chance.randint(20, 60)):
-            terms = self.chance.choice(kinds)
-            await self._send([self._item(**terms)], effects=terms.get("do") == "effect")
+        terms = [self.chance.choice(kinds) for _ in range(self.chance.randint(20, 60))]
+        await asyncio.gather(*(self._send([self._item(**one)], effects=one.get("do") == "effect") for one in terms))
+        await self.steady(self.chance.randint(20, 60))
 
     async def _send(self, items: Items, **detail: Any) -> str:
         batch = str(uuid4())
