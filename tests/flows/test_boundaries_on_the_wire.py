@@ -20,7 +20,7 @@ PLACES: dict[str, tuple[Server, str]] = {
     "record": ("postgres", "^-- The batch row is locked first"),
     "end": ("postgres", "SET status = 'completed'"),
     "announce": ("redis", "^XADD progress"),
-    "note the announcement": ("postgres", "SET announced_at"),
+    "note the announcement": ("postgres", "^-- Told, each"),
     "acknowledge": ("redis", "^XACK"),
     "commit the acknowledgement": ("redis", "^EXEC"),
 }

@@ -23,7 +23,7 @@ STATEMENTS: dict[str, tuple[Server, str]] = {
     "the items": ("postgres", r"SELECT i\.position, i\.key, i\.payload::text AS payload, (greatest|i\.attempts)"),
     "the record": ("postgres", "^-- The batch row is locked first"),
     "the end": ("postgres", r"SET status = 'completed'"),
-    "the note that it was told": ("postgres", r"SET announced_at"),
+    "the note that it was told": ("postgres", "^-- Told, each"),
     "the delivery": ("redis", r"^XREADGROUP "),
     "an event": ("redis", r"^XADD progress "),
     "the acknowledgement": ("redis", r"^(EXEC|XACK)"),
