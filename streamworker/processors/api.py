@@ -59,11 +59,11 @@ class RetryAfter(Exception):
         self.seconds = float(seconds)
 
 
-class Unavailable(Exception):
-    """The service that the processor needs is down: the batch pauses, no attempt is charged."""
+class Unavailable(RetryAfter):
+    """Raise it when the service that the processor needs is down: the next attempt starts a minute later. This one is spent."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(message)
+        super().__init__(60.0, message)
 
 
 class Done:
