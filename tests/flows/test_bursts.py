@@ -132,7 +132,7 @@ def test_one_that_kills_its_worker_is_found(scene: Scene) -> None:
     *quick, deadly = send(scene, act("die"))
     scene.relay(deadly)
     wait_all(scene)
-    check(scene, quick)
+    check(scene, quick, told=False)
     assert scene.items(deadly)[0]["error"] == DIED
     assert (scene.statuses(deadly), scene.attempts(deadly)) == (["failed"], [2])
     assert len(scene.starts(deadly)) <= 3
@@ -217,7 +217,7 @@ def test_a_death_after_the_burst_is_charged(scene: Scene) -> None:
     *quick, odd = send(scene, act("fail then die"))
     scene.relay(odd)
     wait_all(scene)
-    check(scene, quick)
+    check(scene, quick, told=False)
     assert (scene.starts(odd), scene.statuses(odd)) == ([(0, 1), (0, 2)], ["failed"])
 
 
@@ -227,5 +227,5 @@ def test_a_checkpoint_in_a_burst_brings_nobody_under_suspicion(scene: Scene) -> 
     for batch_id in odd:
         scene.relay(batch_id)
     wait_all(scene)
-    check(scene, quick)
+    check(scene, quick, told=False)
     assert [scene.statuses(batch_id) for batch_id in odd] == [["completed"] * 3] * 2
