@@ -75,7 +75,7 @@ class Member:
 
             policy = Policy(self.grant.max_attempts, settings.retry_delay)
             self.recorder = Recorder(
-                services.pool, self.grant, self.arrival.hold, policy, 1, lambda: 1, settings.lease_ttl, services.events,
+                services.pool, services.small, self.grant, self.arrival.hold, policy, 1, lambda: 1, settings.lease_ttl, services.events,
                 services.outages, services.explain_postgres, recorded=recorded, again=lambda row: None,
             )  # fmt: skip
             self.recorder.open()

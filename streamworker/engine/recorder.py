@@ -25,6 +25,7 @@ from streamworker.store.items import Fence, ItemRecord
 from streamworker.store.pool import CONNECTION_ERRORS, Pool
 
 MOST_ROWS = 2_000
+FEW_ROWS = 8
 MOST_BYTES = 32 * 1024 * 1024
 # A completing record becomes one event, the last; an event holds at most this many items.
 EVENT_ITEMS = 500
@@ -51,13 +52,14 @@ class Flush:
 class Recorder:
     """Writes the outcomes of one run. Entered, it flushes whenever something has ended; leaving it flushes the rest.
 
-    `busy()` tells how many lanes have an item in hand. `recorded(state, rows)` is called after each commit; `again(row)` for
+    `small` is the pool whose statements are planned once. `busy()` tells how many lanes have an item in hand. `recorded(state, rows)` is called after each commit; `again(row)` for
     an attempt that turned out to need another (a `Result.write` that raised) after the item had been left.
     """
 
     def __init__(
         self,
         pool: Pool,
+        small: Pool,
         grant: Acquired,
         hold: Hold,
         policy: Policy,
@@ -73,6 +75,7 @@ class Recorder:
         self.state = grant.state
         self.frontier = grant.frontier
         self._pool = pool
+        self._small = small
         self._hold = hold
         self._policy = policy
         self._lanes = lanes
@@ -311,7 +314,9 @@ class Recorder:
         self._step("before", rows)
         effects = any(row.write is not None for row in rows)
         single = not (effects or flush.checkpoints or flush.complete or self._events.hooked)
-        async with self._pool.acquire() as connection:
+        # A slow item has a statement of its own, and the next one waits for it: that is planned once.
+        pool = self._small if len(rows) <= FEW_ROWS and not effects else self._pool
+        async with pool.acquire() as connection:
             async with contextlib.nullcontext() if single else connection.transaction():
                 if effects:
                     await items.lock(connection, fence)

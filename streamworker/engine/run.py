@@ -51,7 +51,7 @@ class Run:
         self._alone = asyncio.Lock()
         self._open: dict[int, OpenItem] = {}
         self._recorder = Recorder(
-            services.pool, grant, hold, self._policy, len(lanes), self._lanes.busy, settings.lease_ttl, services.events,
+            services.pool, services.small, grant, hold, self._policy, len(lanes), self._lanes.busy, settings.lease_ttl, services.events,
             services.outages, services.explain_postgres, recorded=self._recorded, again=self._again,
         )  # fmt: skip
         self._voice = Voice(self._batch, hold, self._progress.told, self._recorder.checkpoint, asyncio.get_running_loop())

@@ -108,7 +108,7 @@ async def test_what_is_announced_is_durable(database_url: str) -> None:
         stopped = asyncio.Event()
         events.on_step(lambda step: stopped.set() if step.when == "inside" else None)
         policy = Policy(2, 0.0)
-        recorder = Recorder(pool, grant, hold, policy, 1, lambda: 0, 15.0, events, Outages(events), str, recorded, lambda row: None)
+        recorder = Recorder(pool, pool, grant, hold, policy, 1, lambda: 0, 15.0, events, Outages(events), str, recorded, lambda row: None)
         async with recorder:
             for position in range(3):
                 recorder.add(ItemRecord(position, "x", "completed", 1, result="1", seconds=0.0))
