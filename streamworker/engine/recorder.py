@@ -52,8 +52,9 @@ class Flush:
 class Recorder:
     """Writes the outcomes of one run. Entered, it flushes whenever something has ended; leaving it flushes the rest.
 
-    `small` is the pool whose statements are planned once. `busy()` tells how many lanes have an item in hand. `recorded(state, rows)` is called after each commit; `again(row)` for
-    an attempt that turned out to need another (a `Result.write` that raised) after the item had been left.
+    `small` is the pool whose statements are planned once. `busy()` tells how many lanes have an item in hand.
+    `recorded(state, rows)` is called after each commit; `again(row)` for an attempt that turned out to need another (a `Result.write`
+    that raised) after the item had been left.
     """
 
     def __init__(
