@@ -29,8 +29,9 @@ from streamworker.engine.patience import GivenUp, Patience
 from streamworker.engine.processors import AnyProcessor, OpenProcessors
 from streamworker.engine.progress import LiveItem, item_event
 from streamworker.engine.recorder import REFUSED
-from streamworker.engine.run import batch_info, item_of, tell_rows
+from streamworker.engine.run import batch_info, tell_rows
 from streamworker.engine.services import Services
+from streamworker.engine.source import item_of
 from streamworker.errors import ConfigurationError
 from streamworker.messages import TERMINAL, Job
 from streamworker.observe.events import BatchAcquired, ItemStarted, Step
@@ -261,7 +262,7 @@ class Burst:
         if events.detailed or events.hooked:
             events.step(Step("process", "before", given.batch_id, given.position))
             events.emit(ItemStarted(batch_id=given.batch_id, epoch=1, position=given.position, key=given.key, attempt=1))
-        return await self._lanes.call(self._lane, processor, policy, given, context)
+        return await self._lanes.call(self._lane, policy, context, processor(given, context))
 
     async def _checkpoint(self, member: Member, position: int, state: str) -> None:
         await member.recorder_of(self._services, position).checkpoint(position, state)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from streamworker.engine.attempts import Policy, settle
 from streamworker.engine.context import ItemContext
 from streamworker.engine.heartbeat import Heartbeat
 from streamworker.engine.holds import INTERRUPT_GRACE, Call
-from streamworker.engine.processors import AnyProcessor
-from streamworker.processors.api import Item
 from streamworker.processors.calls import Failed, Interrupted, Outcome
 
 # How long a lane may keep the loop to itself while its items never wait for anything.
@@ -75,15 +74,15 @@ class Lanes:
             while lane.running is not None and lane.running.cancelling():
                 lane.running.uncancel()
 
-    async def call(self, lane: Lane, processor: AnyProcessor, policy: Policy, item: Item, context: ItemContext) -> Outcome:
-        """Run the processor on one item. Cancelling the lane interrupts it, and so does the item's time limit, which is a failure."""
+    async def call(self, lane: Lane, policy: Policy, context: ItemContext, answer: Coroutine[Any, Any, Outcome]) -> Outcome:
+        """Await the answer on one item. Cancelling the lane interrupts it, and so does the item's time limit, which is a failure."""
         call = lane.call
         call.timed_out = call.told = False
         if self._item_timeout is not None:
             self._limit(lane, policy, context, self._item_timeout)
         call.running = True
         try:
-            outcome = await processor(item, context)
+            outcome = await answer
             if call.timed_out and isinstance(outcome, Interrupted):
                 outcome = self._timed_out()
             return outcome

@@ -8,7 +8,6 @@ import json
 import random
 import time
 from collections.abc import Sequence
-from uuid import UUID
 
 import msgspec
 
@@ -20,17 +19,17 @@ from streamworker.engine.processors import AnyProcessor
 from streamworker.engine.progress import Progress, item_event
 from streamworker.engine.recorder import Recorder
 from streamworker.engine.services import Services
-from streamworker.engine.source import ItemSource, Work
+from streamworker.engine.source import ItemSource, Work, item_of
+from streamworker.engine.sprint import Sprint
 from streamworker.errors import ConfigurationError, LeaseLost
 from streamworker.messages import TERMINAL, ItemEvent, clean_text
 from streamworker.observe.events import Events, ItemFinished, ItemRetried, ItemStarted, Step
-from streamworker.processors.api import BatchInfo, Item
-from streamworker.processors.calls import Failed, Interrupted, Outcome, Succeeded
+from streamworker.processors.api import BatchInfo
+from streamworker.processors.calls import Failed, Interrupted, OpenProcessor, Outcome, Succeeded, finish
 from streamworker.store import items
 from streamworker.store.batches import DIED, Acquired, BatchState, ChargedItem, timed_out, too_many_failures
 from streamworker.store.items import ItemRecord, OpenItem
 from streamworker.store.pool import CONNECTION_ERRORS
-from streamworker.store.rows import from_json
 
 
 class Run:
@@ -55,6 +54,7 @@ class Run:
             services.outages, services.explain_postgres, recorded=self._recorded, again=self._again,
         )  # fmt: skip
         self._voice = Voice(self._batch, hold, self._progress.told, self._recorder.checkpoint, asyncio.get_running_loop())
+        self._sprint = self._sprint_of(processor) if settings.item_timeout is None else None
         self.failure: str | None = None
         self.last_items: list[ItemEvent] = []
         self.draining = False
@@ -146,10 +146,16 @@ class Run:
                     if self._alone.locked() or following.item.position < self._grant.careful_until:
                         following = await self._start_alone(lane, following)
                     else:
-                        following = await self._start(lane, following)
+                        following = await self._start_quick(lane, following)
                 lane.busy = False
                 if lane.is_greedy:
                     await lane.be_fair()
+
+    def _sprint_of(self, processor: AnyProcessor) -> Sprint | None:
+        told = self._services.events.detailed or self._services.events.hooked  # each start, to somebody who listens
+        if told or not isinstance(processor, OpenProcessor) or not processor.is_direct:
+            return None
+        return Sprint(processor, self._batch.id, self._hold, self._source, self._recorder, self._voice, self._is_last)
 
     async def _start_alone(self, lane: Lane, work: Work) -> Work | None:
         """As `_start`; nothing else runs beside an item that is under suspicion."""
@@ -181,6 +187,24 @@ class Run:
         if self._recorder.slow:
             self._progress.told(context.live)  # one at a time: worth telling that it has begun
         outcome = await self._call(lane, work, context)
+        return await self._ended(work, context, began, outcome)
+
+    async def _start_quick(self, lane: Lane, work: Work) -> Work | None:
+        """As `_start`, and in the same go those that follow, as long as they are quick."""
+        sprint = self._sprint
+        if sprint is None or not sprint.may_start(work):
+            return await self._start(lane, work)
+        underway = sprint.run(lane, work.item)
+        if underway is None:
+            return None
+        work, came = Work(underway.item, 1), underway.came
+        if not isinstance(came, Outcome):
+            lane.began = underway.began
+            came = await self._lanes.call(lane, self._policy, underway.context, finish(came))
+        return await self._ended(work, underway.context, underway.began, came)
+
+    async def _ended(self, work: Work, context: ItemContext, began: float, outcome: Outcome) -> Work | None:
+        item = work.item
         if context.has_told:
             self._progress.ended(item.position)
         if self._processor.abandoned:
@@ -210,7 +234,7 @@ class Run:
             return given
         if self._services.events.detailed or self._services.events.hooked:
             self._tell_start(work)
-        return await self._lanes.call(lane, self._processor, self._policy, given, context)
+        return await self._lanes.call(lane, self._policy, context, self._processor(given, context))
 
     def _tell_start(self, work: Work) -> None:
         emit, item, epoch = self._services.events.emit, work.item, self.state.epoch
@@ -241,6 +265,7 @@ class Run:
         return None
 
     def _is_last(self, row: ItemRecord) -> bool:
+        """Whether nothing is open any more once this row is written."""
         ended = row.status in TERMINAL and row.write is None
         return ended and self._source.exhausted and self._lanes.busy() == 1
 
@@ -292,15 +317,6 @@ class Run:
                 failures += 1
                 await asyncio.sleep(backoff(failures, random.random()))  # noqa: S311
         return []
-
-
-def item_of(batch_id: UUID, item: OpenItem, attempt: int) -> Item | Failed:
-    """What the processor gets; Failed when the row cannot be read."""
-    try:
-        checkpoint = None if item.checkpoint is None else from_json(item.checkpoint)
-        return Item(batch_id, item.position, item.key, from_json(item.payload), attempt, checkpoint)
-    except (ValueError, RecursionError) as error:
-        return Failed(f"the payload cannot be read: {error}", permanent=True)
 
 
 def tell_rows(events: Events, state: BatchState, rows: Sequence[ItemRecord]) -> None:

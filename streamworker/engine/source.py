@@ -7,10 +7,14 @@ import heapq
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from uuid import UUID
 
 import msgspec
 
+from streamworker.processors.api import Item
+from streamworker.processors.calls import Failed
 from streamworker.store.items import OpenItem
+from streamworker.store.rows import from_json
 
 PAGE_BYTES = 4 * 1024 * 1024
 FIRST_PAGE = 64
@@ -53,6 +57,13 @@ class ItemSource:
         if self._due and (work := self._due_retry()):
             return work
         return self._fresh(self._page.popleft()) if self._page else None
+
+    def take_quick(self, frontier: int) -> OpenItem | None:
+        """The next item at hand, if it is an untried one below `frontier` and no retry is due before it."""
+        if self.closed or not self._page or (self._due and self._due[0][0] <= time.monotonic()):
+            return None
+        item = self._page[0]
+        return self._page.popleft() if item.position < frontier and item.attempts == 0 else None
 
     async def next(self) -> Work | None:
         """The next start, or None when nothing is left to start (in this pass) or the source was closed."""
@@ -145,3 +156,12 @@ class ItemSource:
 def _page_limit(page: list[OpenItem]) -> int:
     average = sum(len(item.payload) + len(item.checkpoint or "") for item in page) / len(page) + 64
     return max(1, min(LONGEST_PAGE, int(PAGE_BYTES / average)))
+
+
+def item_of(batch_id: UUID, item: OpenItem, attempt: int) -> Item | Failed:
+    """What the processor gets; Failed when the row cannot be read."""
+    try:
+        checkpoint = None if item.checkpoint is None else from_json(item.checkpoint)
+        return Item(batch_id, item.position, item.key, from_json(item.payload), attempt, checkpoint)
+    except (ValueError, RecursionError) as error:
+        return Failed(f"the payload cannot be read: {error}", permanent=True)

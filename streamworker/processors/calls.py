@@ -11,7 +11,8 @@ import ctypes
 import queue
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from types import CoroutineType
 from typing import Any
 
 import msgspec
@@ -83,6 +84,62 @@ def failure_of(error: BaseException) -> Failed:
 def sane_delay(seconds: float) -> float:
     """The delay of a retry: NaN and negative ones mean "now"; a year is longer than any batch may run."""
     return min(seconds, 31_536_000.0) if seconds > 0 else 0.0
+
+
+class Started:
+    """A coroutine that has run up to its first wait; awaiting this goes on from there, in whatever then awaits it."""
+
+    __slots__ = ("_coroutine", "_waits_for")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], waits_for: Any) -> None:
+        self._coroutine = coroutine
+        self._waits_for = waits_for
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        coroutine, waits_for = self._coroutine, self._waits_for
+        while True:
+            thrown: BaseException | None = None
+            try:
+                answer = yield waits_for
+            except GeneratorExit:
+                coroutine.close()
+                raise
+            except BaseException as error:
+                thrown = error
+            try:
+                waits_for = coroutine.send(answer) if thrown is None else coroutine.throw(thrown)
+            except StopIteration as ended:
+                return ended.value
+
+
+def begin(call: Callable[[Item, Context], Any], item: Item, context: Context) -> Outcome | Awaitable[Any]:
+    """Call an async processor up to its first wait: its outcome where it ends before that, else the rest, for `finish`."""
+    try:
+        coroutine = call(item, context)
+        if type(coroutine) is not CoroutineType:
+            return coroutine  # type: ignore[no-any-return]  # something else that can be awaited
+        waits_for = coroutine.send(None)
+    except StopIteration as ended:
+        return outcome_of(ended.value)
+    except BaseException as error:
+        return _ended_by(error)
+    return Started(coroutine, waits_for)
+
+
+async def finish(rest: Awaitable[Any]) -> Outcome:
+    """Await the rest; the outcome is Interrupted where the awaiting task was cancelled."""
+    try:
+        return outcome_of(await rest)
+    except BaseException as error:
+        return _ended_by(error)
+
+
+def _ended_by(error: BaseException) -> Outcome:
+    if isinstance(error, asyncio.CancelledError):
+        asking = asyncio.current_task()
+        if asking is not None and asking.cancelling():
+            return Interrupted()
+    return failure_of(error)  # a CancelledError of the processor's own is a failed attempt like any other
 
 
 class CallThread:
@@ -234,15 +291,17 @@ class OpenProcessor:
             return await self._call_in_thread(item, context)
         if self._thread:
             return await self._call_on_thread(self._thread, item, context)
-        try:
-            return outcome_of(await self._call(item, context))
-        except asyncio.CancelledError as error:
-            asking = asyncio.current_task()
-            if asking is not None and asking.cancelling():
-                return Interrupted()
-            return failure_of(error)  # the processor's own: a failed attempt like any other
-        except BaseException as error:
-            return failure_of(error)
+        ended = self.begin(item, context)
+        return ended if isinstance(ended, Outcome) else await finish(ended)
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether it runs on the loop of whoever calls it: then it can be begun without being awaited."""
+        return self._async and self._thread is None
+
+    def begin(self, item: Item, context: Context) -> Outcome | Awaitable[Any]:
+        """Where it `is_direct`: call it up to its first wait; the rest, if any, is for `finish`."""
+        return begin(self._call, item, context)
 
     async def _call_in_thread(self, item: Item, context: Context) -> Outcome:
         ended, done = _ending()
