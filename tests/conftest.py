@@ -31,6 +31,7 @@ ANY_REDIS = {
     "test_p10_blocking_processors",
     "test_p11_ended_is_ended",
     "test_processor_api",
+    "test_unavailable",
 }
 
 

@@ -14,6 +14,8 @@ COMMIT_SHARE = 20
 LONGEST_BURST = 0.02
 WIDEST_WINDOW = 4_000
 LONGEST_BACKOFF = 2.0
+# Between two tries while what a processor needs is away (seconds).
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,8 @@ def settle(position: int, key: str, attempt: int, outcome: Succeeded | Failed, p
     """The record of one attempt. A retry without delay is marked in the same record: `processing`, with its attempt number."""
     if isinstance(outcome, Succeeded):
         return ItemRecord(position, key, "completed", attempt, result=outcome.value, seconds=seconds, write=outcome.write)
+    if outcome.away:  # the start is taken back
+        return ItemRecord(position, key, "pending", attempt - 1, progressed=False, away=outcome.error)
     if outcome.permanent or attempt >= policy.max_attempts:
         return ItemRecord(position, key, "failed", attempt, error=outcome.error, seconds=seconds)
     delay = policy.retry_delay if outcome.delay is None else outcome.delay
@@ -51,6 +55,17 @@ def window(item_seconds: float | None, commit_seconds: float, lanes: int, before
 def backoff(failures: int, chance: float) -> float:
     """Seconds to wait after so many failures in a row; `chance` from 0 to 1 spreads those who wait together."""
     return min(LONGEST_BACKOFF, 0.05 * 2.0 ** min(failures, 10)) * (0.5 + chance / 2)
+
+
+def next_try(pauses: int, seconds: float, limit: float | None, left: float) -> float | None:
+    """Seconds until a batch is tried again after so many pauses in `seconds` of an outage: twice as long each time; None to give up.
+
+    `limit` is the longest outage, `left` what is left of the batch's time: either is looked at when it is over, and not later.
+    """
+    pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(pauses, 10), max(left, 0.0))
+    if limit is None:
+        return pause
+    return None if pauses and seconds >= limit else min(pause, max(limit - seconds, 0.0))
 
 
 # Small batches whose items take no longer than this (seconds) are run together, at most so many at a time.

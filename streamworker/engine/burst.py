@@ -246,6 +246,9 @@ class Burst:
         if processor.abandoned:
             self.draining = True
             self._services.restart(f"item {item.position} of batch {voice.batch.id} does not end")
+        if isinstance(outcome, Failed) and outcome.away:
+            member.away = outcome.error
+            return None
         if isinstance(outcome, Interrupted):
             return None
         seconds = time.monotonic() - began

@@ -75,6 +75,25 @@ class Hold:
             self._on_lost(reason)
 
 
+class Lost:
+    """Passes a lost lease on to the run, also when it was lost before there was one."""
+
+    def __init__(self) -> None:
+        self._reason: str | None = None
+        self._told: Callable[[str], None] | None = None
+
+    def __call__(self, reason: str) -> None:
+        self._reason = reason
+        if self._told is not None:
+            self._told(reason)
+
+    def tell(self, told: Callable[[str], None]) -> None:
+        """Call `told` when it is lost: at once if it is."""
+        self._told = told
+        if self._reason is not None:
+            told(self._reason)
+
+
 @dataclass(slots=True, eq=False)
 class Call:
     """User code under way, which must have ended at `overdue_at` (monotonic seconds)."""

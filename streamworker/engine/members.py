@@ -33,7 +33,10 @@ class Arrival:
 
 @dataclass(slots=True, eq=False)
 class Member:
-    """One batch of a burst. `rows` is what its items ended as, unwritten; `failure` is why the batch as a whole fails."""
+    """One batch of a burst. `rows` is what its items ended as, unwritten; `failure` is why the batch as a whole fails.
+
+    `away`: why it is paused, since what its processor needs is not there.
+    """
 
     arrival: Arrival
     grant: Acquired
@@ -42,6 +45,7 @@ class Member:
     together: bool
     rows: list[ItemRecord] = field(default_factory=list)
     failure: str | None = None
+    away: str | None = None
     progress: Progress | None = None
     recorder: Recorder | None = None
 

@@ -23,9 +23,9 @@ from streamworker.engine.source import ItemSource, Work, item_of
 from streamworker.engine.sprint import Sprint
 from streamworker.errors import ConfigurationError, LeaseLost
 from streamworker.messages import TERMINAL, ItemEvent, clean_text
-from streamworker.observe.events import Events, ItemFinished, ItemRetried, ItemStarted, Step
-from streamworker.processors.api import BatchInfo
-from streamworker.processors.calls import Failed, Interrupted, OpenProcessor, Outcome, Succeeded, finish
+from streamworker.observe.events import Events, ItemFinished, ItemRetried, ItemStarted, OutageOver, Step
+from streamworker.processors.api import BatchInfo, Unavailable
+from streamworker.processors.calls import Failed, Interrupted, OpenProcessor, Outcome, Succeeded, failure_of, finish
 from streamworker.store import items
 from streamworker.store.batches import DIED, Acquired, BatchState, ChargedItem, timed_out, too_many_failures
 from streamworker.store.items import ItemRecord, OpenItem
@@ -43,6 +43,7 @@ class Run:
         self._policy = Policy(grant.max_attempts, settings.retry_delay)
         self._grant = grant
         self._batch = batch_info(grant)
+        self._outage = grant.outage
         self._progress = Progress(services.announcer, grant.state, hold)
         self._source = ItemSource(self._load)
         lanes = [Lane(Call(hold)) for _ in range(settings.item_concurrency)]
@@ -56,6 +57,7 @@ class Run:
         self._voice = Voice(self._batch, hold, self._progress.told, self._recorder.checkpoint, asyncio.get_running_loop())
         self._sprint = self._sprint_of(processor) if settings.item_timeout is None else None
         self.failure: str | None = None
+        self.away: str | None = None
         self.last_items: list[ItemEvent] = []
         self.draining = False
 
@@ -78,10 +80,10 @@ class Run:
         """What an item takes, about; None as long as none has ended."""
         return self._recorder.item_seconds
 
-    async def work(self, done: Sequence[ItemRecord], failure: str | None) -> bool:
+    async def work(self, done: Sequence[ItemRecord], failure: str | None, away: str | None) -> bool:
         """Work until nothing is open; True when the batch is completed. Raises LeaseLost.
 
-        `done` has ended before and is to be written; with `failure` that is all that is done.
+        `done` has ended before and is to be written; with `failure`, or where what the processor needs is `away`, that is all that is done.
         """
         self._progress.recorded(self._grant.state, [_charged_event(item) for item in self._grant.charged])
         limit = self._voice.loop.call_later(self._grant.seconds_left, self._fail, timed_out(self._services.settings.batch_timeout))
@@ -90,6 +92,8 @@ class Run:
                 for row in done:
                     self._recorder.add(row)
                 await self._recorder.drain()
+                if away is not None:
+                    self._pause(away)
                 if failure is not None:
                     self._fail(failure)
                 if complaint := too_many_failures(self.state.failed, self._grant.max_failures):
@@ -127,7 +131,7 @@ class Run:
             await self._recorder.drain()
             if self.state.status == "completed":
                 return True
-            if self.draining or self.failure is not None:
+            if self.draining or self.failure is not None or self.away is not None:
                 return False
             if not self._source.exhausted:
                 continue  # a write in the recording transaction raised after its lane had gone on
@@ -213,6 +217,9 @@ class Run:
         if isinstance(outcome, Interrupted):
             self._interrupted(work)
             return None
+        if isinstance(outcome, Failed) and outcome.away:
+            self._pause(outcome.error)
+            return None
         if context.saved is not None:
             item = msgspec.structs.replace(item, checkpoint=context.saved)
         row = self._settle(item, work.attempt, outcome, time.monotonic() - began)
@@ -224,6 +231,9 @@ class Run:
             await self._processor.ready()
         except ConfigurationError as error:
             self._fail(clean_text(str(error)))
+            return False
+        except Unavailable as error:
+            self._pause(failure_of(error).error)
             return False
         return True
 
@@ -279,11 +289,16 @@ class Run:
             if row.write is not None:
                 self._open.pop(row.position, None)
         tell_rows(self._services.events, state, rows)
+        if self._outage is not None and any(row.progressed for row in rows):
+            self._services.events.emit(OutageOver(batch_id=state.id, epoch=state.epoch, seconds=self._outage))
+            self._outage = None
         if complaint := too_many_failures(state.failed, self._grant.max_failures):
             self._fail(complaint)
 
     def _again(self, row: ItemRecord) -> None:
         item = self._open.pop(row.position, None)
+        if row.away is not None:
+            return self._pause(row.away)
         if item is None:
             return  # its row tells: the next pass finds it
         attempt = row.attempts if row.status == "processing" else row.attempts + 1
@@ -297,6 +312,11 @@ class Run:
             self.failure = error
             self._source.close()
             self._stop()
+
+    def _pause(self, reason: str) -> None:
+        """What the processor needs is away: start nothing more; what runs may end, and counts. The item at hand has not been tried."""
+        self.away = self.away or reason
+        self._source.close()
 
     def _stop(self) -> None:
         self._source.close()

@@ -11,21 +11,24 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from streamworker.broker.consumer import Delivery
+from streamworker.engine.acquirer import Acquirer
 from streamworker.engine.attempts import Pace
 from streamworker.engine.burst import MOST_ITEMS, Burst
 from streamworker.engine.endings import Ending, Endings
-from streamworker.engine.holds import HeldLease, Hold
+from streamworker.engine.holds import HeldLease, Hold, Lost
 from streamworker.engine.members import Arrival, Member
 from streamworker.engine.patience import GivenUp, Patience
+from streamworker.engine.pauses import Pauses
 from streamworker.engine.processors import AnyProcessor, OpenProcessors
 from streamworker.engine.run import Run
 from streamworker.engine.services import Services
 from streamworker.engine.waiting_room import WaitingRoom
 from streamworker.errors import ConfigurationError, InvalidMessage, LeaseLost
 from streamworker.messages import Job, clean_text, decode_job
-from streamworker.observe.events import BatchAcquired, Step
-from streamworker.store import batches, creation
-from streamworker.store.batches import Acquired, BatchState, Claim, Ended, Foreign, Missing
+from streamworker.observe.events import Step
+from streamworker.processors.api import Unavailable
+from streamworker.processors.calls import failure_of
+from streamworker.store.batches import Acquired, BatchState, Ended, Foreign, Missing, Paused
 from streamworker.store.items import ItemRecord
 
 LOG = logging.getLogger("streamworker.engine")
@@ -54,6 +57,8 @@ class Runner:
         self._waiting_room = waiting_room
         self._patience = Patience(services.outages, services.explain_redis, services.explain_postgres)
         self._endings = Endings(services, self._patience)
+        self._acquirer = Acquirer(services, self._patience, processors)
+        self._pauses = Pauses(services, self._patience, self._endings, waiting_room)
         self._current: dict[UUID, Current] = {}
         self._bursts: set[Burst] = set()
         self._unexpected: dict[UUID, int] = {}
@@ -63,7 +68,8 @@ class Runner:
         self.forget: Callable[[str], None] = lambda entry_id: None
 
     def cancelled(self, batch_id: UUID) -> None:
-        """Word came that the batch was cancelled; if it runs here, that is looked up and obeyed."""
+        """Word came that the batch was cancelled; if it runs here, or waits, that is looked up and obeyed."""
+        self._waiting_room.wake()
         if batch_id in self._current:
             self._current[batch_id].hold.lose("the batch was cancelled")
 
@@ -219,50 +225,19 @@ class Runner:
 
     async def _run_job(self, arrival: Arrival) -> None:
         job, delivery = arrival.job, arrival.delivery
-        if job.items is not None:
-            await self._create(job, delivery)
-        grant, asked_at = await self._acquire(job, delivery)
+        grant, asked_at = await self._acquirer.acquire(job, delivery)
         match grant:
-            case Missing():
-                await self._waiting_room.admit(delivery, job.batch_id)
+            case Missing() | Paused():
+                await self._waiting_room.admit(delivery, job.batch_id, paused=isinstance(grant, Paused))
             case Foreign():
                 await self._endings.yield_to(grant, job.batch_id, delivery)
             case Ended(state, fresh):
                 await self._endings.conclude(Ending(state, delivery, seconds=self._seconds(state), fresh=fresh))
             case Acquired():
-                self._tell_acquired(grant)
-                lost = _Lost()
+                lost = Lost()
                 lease = HeldLease(grant.state.id, grant.state.epoch, grant.max_attempts == 1)
                 arrival.hold.begin(lease, asked_at, self._services.settings.lease_ttl, lost)
                 await self._own(grant, delivery, arrival.hold, lost, [])
-
-    async def _create(self, job: Job, delivery: Delivery) -> None:
-        """A job that brings its items: copied to Postgres first thing; sent twice, the first wins."""
-        max_attempts = job.max_attempts or self._services.settings.max_attempts
-        await self._patience.persist(lambda: creation.create(self._services.pool, job, max_attempts, delivery.entry_id))
-
-    async def _acquire(self, job: Job, delivery: Delivery) -> tuple[Acquired | Ended | Foreign | Missing, float]:
-        settings, heartbeat = self._services.settings, self._services.heartbeat
-        await heartbeat.ready()
-        # While a processor has yet to be opened nothing counts as started: if that kills the worker, no item is to blame.
-        width = settings.item_concurrency if self._processors.are_open else 0
-        claim = Claim(settings.consumer, heartbeat.number, delivery.entry_id, settings.lease_ttl, settings.batch_timeout, width)
-        asked_at = time.monotonic()
-        grant: Acquired | Ended | Foreign | Missing = Missing()
-
-        async def acquire() -> Acquired | Ended | Foreign | Missing:
-            nonlocal asked_at, grant
-            async with self._services.pool.acquire() as connection, connection.transaction():
-                if isinstance(grant, Acquired) and await batches.is_current(connection, grant.state):
-                    return grant  # the try before was committed, only its reply was lost
-                asked_at = time.monotonic()
-                grant = await batches.acquire(connection, job.batch_id, claim)
-                return grant
-
-        self._step(job.batch_id, "acquire", "before")
-        grant = await self._patience.persist(acquire)
-        self._step(job.batch_id, "acquire", "after")
-        return grant, asked_at
 
     async def _go_on(self, member: Member, stopping: bool) -> None:
         """What a burst has begun and could not end goes on as any other batch, or, `stopping`, is written down and handed over."""
@@ -271,18 +246,19 @@ class Runner:
     async def _go_on_alone(self, member: Member, stopping: bool) -> None:
         arrival = member.arrival
         await self._patience.persist(lambda: member.single_out(self._services.pool, len(member.rows)))
-        lost = _Lost()
+        lost = Lost()
         arrival.hold.tell(lost)
-        await self._own(member.grant, arrival.delivery, arrival.hold, lost, member.rows, member.failure, stopping)
+        await self._own(member.grant, arrival.delivery, arrival.hold, lost, member.rows, member.failure, member.away, stopping)
 
     async def _own(
         self,
         grant: Acquired,
         delivery: Delivery,
         hold: Hold,
-        lost: _Lost,
+        lost: Lost,
         done: Sequence[ItemRecord],
         failure: str | None = None,
+        away: str | None = None,
         stopping: bool = False,
     ) -> None:
         """The batch is ours: work on it, and see to it that it ends or goes on elsewhere. `done` has ended already, unwritten."""
@@ -296,7 +272,9 @@ class Runner:
                 return await self._endings.fail(state, error, delivery, self._seconds(state))
             run = self._begin(grant, hold, await self._processors.get(name), stopping)
             lost.tell(run.lost)
-            completed = await run.work(done, failure)
+            completed = await run.work(done, failure, away)
+        except Unavailable as error:  # it cannot be opened now
+            return await self._pauses.pause(state, hold, failure_of(error).error, delivery, self._seconds(state))
         except ConfigurationError as error:
             return await self._endings.fail(state, clean_text(str(error)), delivery, self._seconds(state))
         except (GivenUp, InvalidMessage):
@@ -312,6 +290,8 @@ class Runner:
             return await self._endings.conclude(Ending(run.state, delivery, run.last_items, self._seconds(state)))
         if run.failure is not None:
             return await self._endings.fail(run.state, run.failure, delivery, self._seconds(state))
+        if run.away is not None:
+            return await self._pauses.pause(run.state, hold, run.away, delivery, self._seconds(state))
         await self._endings.hand_over(run.state, delivery)
 
     async def _give_up_on(self, state: BatchState, error: Exception, delivery: Delivery) -> None:
@@ -345,19 +325,6 @@ class Runner:
         if self._services.events.hooked:
             self._services.events.step(Step(step, moment, batch_id))
 
-    def _tell_acquired(self, grant: Acquired) -> None:
-        state = grant.state
-        if grant.declared_total != state.total:
-            LOG.warning("batch %s: total says %d, but there are %d items: the rows win", state.id, grant.declared_total, state.total)
-        for item in grant.charged:
-            LOG.warning("batch %s: item %d: %s, attempt %d (%s)", state.id, item.position, batches.DIED, item.attempts, item.status)
-        self._services.events.emit(
-            BatchAcquired(
-                batch_id=state.id, epoch=state.epoch, worker=state.worker or "", total=state.total,
-                processed=state.succeeded + state.failed, processor=grant.processor, taken_from=grant.taken_from,
-            )
-        )  # fmt: skip
-
 
 def _share(deliveries: Sequence[Delivery]) -> tuple[list[Delivery], list[Delivery]]:
     """What to look at, and what to leave to everybody: of several only those that are not large, or else one alone."""
@@ -369,22 +336,3 @@ def _share(deliveries: Sequence[Delivery]) -> tuple[list[Delivery], list[Deliver
 
 def _size(delivery: Delivery) -> int:
     return sum(len(value) for _, value in delivery.fields)
-
-
-class _Lost:
-    """Passes a lost lease on to the run, also when it was lost before there was one."""
-
-    def __init__(self) -> None:
-        self._reason: str | None = None
-        self._told: Callable[[str], None] | None = None
-
-    def __call__(self, reason: str) -> None:
-        self._reason = reason
-        if self._told is not None:
-            self._told(reason)
-
-    def tell(self, told: Callable[[str], None]) -> None:
-        """Call `told` when it is lost: at once if it is."""
-        self._told = told
-        if self._reason is not None:
-            told(self._reason)

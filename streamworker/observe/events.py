@@ -92,7 +92,10 @@ class BatchEvent(Event):
 
 @dataclass(frozen=True, slots=True)
 class BatchAcquired(BatchEvent):
-    """This worker owns the batch from now on; `taken_from` is the worker that died or fell silent with it."""
+    """This worker owns the batch from now on; `taken_from` is the worker that died or fell silent with it.
+
+    `repeated`: it is one more try while what the batch's processor needs is away.
+    """
 
     epoch: int
     worker: str
@@ -100,6 +103,7 @@ class BatchAcquired(BatchEvent):
     processed: int = 0
     processor: str | None = None
     taken_from: str | None = None
+    repeated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +127,24 @@ class HandedOver(BatchEvent):
     epoch: int
     processed: int
     total: int
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPaused(BatchEvent):
+    """What the batch's processor needs is away; the next try comes in `seconds`. `repeated`: so it was the last time."""
+
+    epoch: int
+    reason: str
+    seconds: float
+    repeated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OutageOver(BatchEvent):
+    """What the batch's processor needs is there again, `seconds` after the batch was paused for it first."""
+
+    epoch: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)

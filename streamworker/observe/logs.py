@@ -153,6 +153,8 @@ _LINES: Mapping[type[events.Event], tuple[int, str]] = MappingProxyType({
     events.BatchFinished: (logging.INFO, "batch finished"),
     events.BatchesFinished: (logging.INFO, "batches finished"),
     events.HandedOver: (logging.INFO, "batch handed over"),
+    events.BatchPaused: (logging.WARNING, "batch paused: what its processor needs is away, trying again"),
+    events.OutageOver: (logging.INFO, "batch goes on: what its processor needs is there again"),
     events.LeaseLost: (logging.WARNING, "batch lost to another worker"),
     events.ItemRetried: (logging.INFO, "item failed and will be tried again"),
 })  # fmt: skip
@@ -163,6 +165,8 @@ def log_event(event: events.Event) -> None:
     """Write an event as a log line; to be subscribed. What happens many times a second is told at level debug."""
     kind = type(event)
     level, text = _LINES.get(kind, (logging.DEBUG, kind.__name__))
+    if getattr(event, "repeated", False):
+        level = logging.DEBUG
     if getattr(event, "status", None) == "failed" and kind in _WORSE:
         level, text = logging.WARNING, _WORSE[kind]
     if _log.isEnabledFor(level):

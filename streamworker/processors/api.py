@@ -59,11 +59,11 @@ class RetryAfter(Exception):
         self.seconds = float(seconds)
 
 
-class Unavailable(RetryAfter):
-    """Raise it when the service that the processor needs is down: the next attempt starts a minute later. This one is spent."""
+class Unavailable(Exception):
+    """Raise it when what the processor needs is away, and nothing is wrong with the item: its batch is paused, and tried again.
 
-    def __init__(self, message: str) -> None:
-        super().__init__(60.0, message)
+    The start that ended so is no attempt, so raise it only where nothing has been done yet that must not be done twice.
+    """
 
 
 class Done:

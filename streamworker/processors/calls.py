@@ -19,7 +19,7 @@ import msgspec
 
 from streamworker.errors import ConfigurationError
 from streamworker.messages import clean_text, to_json
-from streamworker.processors.api import Context, Item, Permanent, Result, RetryAfter
+from streamworker.processors.api import Context, Item, Permanent, Result, RetryAfter, Unavailable
 from streamworker.processors.importing import Plugin, call_of, is_async
 
 # How long (seconds) an interrupted call in a thread may take to end.
@@ -34,12 +34,16 @@ class Succeeded(msgspec.Struct, frozen=True):
 
 
 class Failed(msgspec.Struct, frozen=True):
-    """The attempt failed; `delay` (seconds) asks for a later retry, `permanent` for none. `exhausted`: there was no memory left."""
+    """The attempt failed; `delay` (seconds) asks for a later retry, `permanent` for none. `exhausted`: there was no memory left.
+
+    `away`: it was no attempt, since what the processor needs was not there.
+    """
 
     error: str
     permanent: bool = False
     delay: float | None = None
     exhausted: bool = False
+    away: bool = False
 
 
 class Interrupted(msgspec.Struct, frozen=True):
@@ -78,6 +82,8 @@ def failure_of(error: BaseException) -> Failed:
             return Failed(text, permanent=True)
         case RetryAfter():
             return Failed(text, delay=sane_delay(error.seconds))
+        case Unavailable():
+            return Failed(text, away=True)
     return Failed(text, exhausted=isinstance(error, MemoryError))
 
 
@@ -246,7 +252,7 @@ class OpenProcessor:
 
     @classmethod
     async def open(cls, plugin: Plugin, isolation: str) -> OpenProcessor:
-        """Make the instance of a class, enter it; whatever goes wrong is a ConfigurationError that says so."""
+        """Make the instance of a class, enter it. What goes wrong is a ConfigurationError that says so; Unavailable is passed on."""
         thread = LoopThread() if isolation == "thread" else None
         try:
             target = plugin.target() if isinstance(plugin.target, type) else plugin.target
@@ -257,6 +263,8 @@ class OpenProcessor:
         except (Exception, SystemExit) as error:
             if thread:
                 thread.stop()
+            if isinstance(error, Unavailable):
+                raise
             text = str(error) if isinstance(error, ConfigurationError) else f"{type(error).__name__}: {error}"
             raise ConfigurationError(f"processor {plugin.name!r} could not start: {clean_text(text)}") from error
         call = call_of(target)

@@ -19,7 +19,7 @@ import uvloop
 from streamworker.errors import ConfigurationError
 from streamworker.messages import clean_text
 from streamworker.processors import frames, importing
-from streamworker.processors.api import BatchInfo, Item
+from streamworker.processors.api import BatchInfo, Item, Unavailable
 from streamworker.processors.calls import Failed, Interrupted, OpenProcessor, Outcome
 from streamworker.processors.channel import Channel, ForwardLogs, give_up
 from streamworker.processors.child_context import ChildContext
@@ -79,8 +79,8 @@ class Child:
         try:
             self._processor = await OpenProcessor.open(self._plugin, "inline")
             self._channel.send(frames.Ready())
-        except ConfigurationError as error:
-            self._channel.send(frames.Refused(clean_text(str(error))))
+        except (ConfigurationError, Unavailable) as error:
+            self._channel.send(frames.Refused(clean_text(str(error)), away=isinstance(error, Unavailable)))
 
     async def _leave(self) -> str | None:
         try:
@@ -107,8 +107,8 @@ class Child:
 
     def _answer(self, outcome: Outcome) -> frames.Answer:
         match outcome:
-            case Failed(error, permanent, delay, exhausted):
-                return frames.Failed(error, permanent, delay, exhausted)
+            case Failed(error, permanent, delay, exhausted, away):
+                return frames.Failed(error, permanent, delay, exhausted, away)
             case Interrupted():
                 return frames.Interrupted()
         try:

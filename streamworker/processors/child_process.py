@@ -14,7 +14,7 @@ from typing import Any
 from streamworker.errors import ConfigurationError
 from streamworker.messages import clean_text
 from streamworker.processors import frames
-from streamworker.processors.api import Context, Item
+from streamworker.processors.api import Context, Item, Unavailable
 from streamworker.processors.frames import Budget, FromChild, ToChild, json_text
 from streamworker.processors.output import LOG, Output
 from streamworker.processors.spawning import spawn
@@ -82,7 +82,7 @@ class ChildProcess:
         await self._obey(frames.Load(name, spec, LOG.getEffectiveLevel()), frames.Loaded)
 
     async def enter(self) -> None:
-        """Open the processor. Raises ConfigurationError, or ChildDied."""
+        """Open the processor. Raises ConfigurationError, Unavailable, or ChildDied."""
         await self._obey(frames.Enter(), frames.Ready)
 
     async def call(self, item: Item, context: Context) -> frames.Answer:
@@ -137,7 +137,7 @@ class ChildProcess:
     async def _obey(self, order: ToChild, expected: type) -> None:
         answer = await self._ask(order)
         if isinstance(answer, frames.Refused):
-            raise ConfigurationError(clean_text(answer.text))
+            raise (Unavailable if answer.away else ConfigurationError)(clean_text(answer.text))
         if not isinstance(answer, expected):
             self._spoil("an answer that does not fit")
             raise ChildDied(f"it broke the protocol: {self._reason}")

@@ -93,9 +93,10 @@ class Ready(_Frame, tag=21):
 
 
 class Refused(_Frame, tag=22):
-    """It cannot be loaded or opened."""
+    """It cannot be loaded or opened; not now, if what it needs is `away`."""
 
     text: str
+    away: bool = False
 
 
 class Named(_Frame):
@@ -120,6 +121,7 @@ class Failed(_Frame, tag=24):
     permanent: bool = False
     delay: float | None = None
     exhausted: bool = False
+    away: bool = False
 
 
 class Interrupted(_Frame, tag=25):

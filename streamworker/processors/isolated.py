@@ -15,7 +15,7 @@ from collections import deque
 from streamworker.errors import ConfigurationError
 from streamworker.messages import clean_text
 from streamworker.processors import frames
-from streamworker.processors.api import Context, Item
+from streamworker.processors.api import Context, Item, Unavailable
 from streamworker.processors.calls import Failed, Interrupted, Outcome, Succeeded, sane_delay
 from streamworker.processors.child_process import ChildDied, ChildProcess
 from streamworker.processors.writes import Write, find_write
@@ -75,7 +75,7 @@ class IsolatedProcessor:
         self._loaded = await self._bring(enter=False)
 
     async def open(self) -> None:
-        """Open it in a first child. Raises ConfigurationError."""
+        """Open it in a first child. Raises ConfigurationError, or Unavailable."""
         first, self._loaded = self._loaded, None
         if first is not None and first.usable:
             with contextlib.suppress(ChildDied):
@@ -89,7 +89,7 @@ class IsolatedProcessor:
         return bool(self._idle)
 
     async def ready(self) -> None:
-        """Return when it `is_ready`. Raises ConfigurationError when none can be had."""
+        """Return when it `is_ready`. Raises ConfigurationError when none can be had, Unavailable when none can be had now."""
         while not self._idle:
             free: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(free)
@@ -107,12 +107,12 @@ class IsolatedProcessor:
             match await self._call(item, context):
                 case frames.Succeeded(value, write):
                     return Succeeded(value, None if write is None else await self._find(write))
-                case frames.Failed(error, permanent, delay):
-                    return Failed(clean_text(error), permanent, None if delay is None else sane_delay(delay))
+                case frames.Failed(error, permanent, delay, _, away):
+                    return Failed(clean_text(error), permanent, None if delay is None else sane_delay(delay), away=away)
         except asyncio.CancelledError:
             pass
-        except (ConfigurationError, ValueError) as error:
-            return Failed(clean_text(str(error)))
+        except (ConfigurationError, Unavailable, ValueError) as error:
+            return Failed(clean_text(str(error)), away=isinstance(error, Unavailable))
         return Interrupted()
 
     async def _find(self, write: frames.Named) -> Write:
@@ -182,7 +182,7 @@ class IsolatedProcessor:
     def _arrived(self, arriving: asyncio.Task[None]) -> None:
         self._arriving.discard(arriving)
         error = None if arriving.cancelled() else arriving.exception()
-        if error is not None and not self._waiting:
+        if error is not None and not (self._waiting or isinstance(error, Unavailable)):
             LOG.error("%s", error)
         for free in self._waiting:
             if error is not None and not free.done():

@@ -1,7 +1,7 @@
 """Every setting of a process, valid before anything starts: defaults < environment < flags.
 
-An empty text counts as "not set" for the URLs, HTTP_ADDRESS, ITEM_TIMEOUT, PROCESS_MEMORY, PROCESS_ITEMS, PROCESSOR and GATEWAY_TOKEN,
-and is a bad value elsewhere.
+An empty text counts as "not set" for the URLs, HTTP_ADDRESS, ITEM_TIMEOUT, UNAVAILABLE_TIMEOUT, PROCESS_MEMORY, PROCESS_ITEMS,
+PROCESSOR and GATEWAY_TOKEN, and is a bad value elsewhere.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class Settings:
     retry_delay: float
     item_timeout: float | None
     batch_timeout: float
+    unavailable_timeout: float | None
     lease_ttl: float
     shutdown_timeout: float
     progress_maxlen: int

@@ -97,6 +97,8 @@ OPTIONS: tuple[Option, ...] = (
     _option("retry_delay", "0s", values.duration("0s", "7d"), "pause before an item is tried again"),
     _option("item_timeout", "none", values.duration_or_none, "longest time for one attempt at an item", empty_is_unset=True),
     _option("batch_timeout", "7d", values.duration("1s", "365d"), "longest time for a batch"),
+    _option("unavailable_timeout", "none", values.duration_or_none, "longest time for which what a processor needs may be away",
+            empty_is_unset=True),
     _option("lease_ttl", "15s", values.duration("2s", "1h"), "how long a silent worker keeps its batch"),
     _option("shutdown_timeout", "30s", values.duration("0s", "1d"), "grace for the items in flight after SIGTERM; 0s: none"),
     _option("progress_maxlen", "100000", values.whole(100, 100_000_000), "entries that the progress stream keeps, about"),

@@ -75,6 +75,7 @@ class Acquired:
     taken_from: str | None
     declared_total: int
     charged: list[ChargedItem] = field(default_factory=list)
+    outage: float | None = None  # seconds since it was first paused, where nothing has ended since
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,17 +97,26 @@ class Foreign:
 
 
 @dataclass(frozen=True, slots=True)
+class Paused:
+    """What the batch's processor needs is away: nobody may take the batch for so many seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Missing:
     """Postgres knows no such batch (yet)."""
 
 
-async def acquire(connection: Connection, batch_id: UUID, claim: Claim) -> Acquired | Ended | Foreign | Missing:
+async def acquire(connection: Connection, batch_id: UUID, claim: Claim) -> Acquired | Ended | Foreign | Missing | Paused:
     """Take the batch if it is free, its lease has expired, or its owner's session is dead."""
     row = await connection.fetchrow(query("lock_batch"), batch_id)
     if row is None:
         return Missing()
     if row["status"] in TERMINAL:
         return Ended(state_of(batch_id, row))
+    if (row["pause_seconds"] or 0.0) > 0:
+        return Paused(row["pause_seconds"])
     if row["worker"] is not None and row["worker_number"] != claim.number and await _owner_lives(connection, row):
         return Foreign(row["worker"], row["worker_number"] or 0, row["entry_id"], row["lease_seconds"])
     charged, careful_until, deaths = await _settle_suspects(connection, batch_id, row, claim)
@@ -217,6 +227,7 @@ async def _claim(
         taken_from=row["worker"],
         declared_total=row["total"],
         charged=charged,
+        outage=row["outage_seconds"],
     )
 
 

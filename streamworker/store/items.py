@@ -39,7 +39,8 @@ class ItemRecord(msgspec.Struct, eq=False):
     delay: float | None = None
     seconds: float | None = None
     write: Callable[[Any], Awaitable[Any]] | None = None
-    progressed: bool = True  # False: only the mark that a retry starts
+    progressed: bool = True  # False: only the mark that a retry starts, or that a start is taken back
+    away: str | None = None  # why it is taken back: what the processor needs is not there
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,245 @@
+"""What a processor needs is away: its batch is paused and tried again, at no item's cost and in nobody's way."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from tests.flows.away import REASON, away, write_when_there
+from tests.flows.processors import hold
+from tests.flows.scene import Scene
+from tests.flows.workers import WorkerProcess
+
+SERVE, THREAD, NEEDY = (f"tests.flows.away:{name}" for name in ("serve", "serve_in_thread", "Needy"))
+MODES = [("inline", "serve"), ("inline", "plain"), ("thread", "serve"), ("process", "serve"), ("process", "plain")]
+PAUSED, GOES_ON = "batch paused: what its processor needs is away, trying again", "batch goes on: what its processor needs is there again"
+# Something happens at once, on a busy machine.
+SOON = 5.0
+
+
+@pytest.fixture
+def scene(scene: Scene) -> Scene:
+    """With the processors of this file."""
+    scene.settings["processor"] = SERVE
+    return scene
+
+
+def wait_paused(scene: Scene, batch_id: UUID, pauses: int = 1, seconds: float = 20.0) -> asyncpg.Record:
+    """Wait until the batch is paused, for the n-th time or a later one; returns its row, checked."""
+
+    def paused() -> asyncpg.Record | None:
+        if not scene.database.rows("SELECT FROM streamworker.batches WHERE id = $1", batch_id):
+            return None  # a job that no worker has read
+        row = scene.batch(batch_id)
+        return row if row["error"] is not None and row["pauses"] >= pauses else None
+
+    row = scene.wait(paused, seconds, f"pause {pauses}")
+    assert row["error"].startswith(f"paused: {REASON}; next try in "), row["error"]
+    assert (row["status"], row["worker"], row["lease_expires_at"], row["frontier"]) == ("processing", None, None, 0)
+    return row
+
+
+def lines(worker: WorkerProcess, batch_id: UUID) -> list[str]:
+    """What the log tells of the batch at level info and above, by first words."""
+    return [line["message"] for line in worker.lines() if line.get("batch_id") == str(batch_id)]
+
+
+# --- when nothing can begin -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+def test_a_processor_that_cannot_be_opened_now(scene: Scene, isolation: str) -> None:
+    scene.start_worker(processor=f"{NEEDY},{SERVE}", isolation=isolation)
+    batch_id = scene.job(["a"])
+    wait_paused(scene, batch_id)
+    scene.wait_end(scene.job(["b"], processor=SERVE))
+    scene.open("needy")
+    assert scene.wait_end(batch_id)["succeeded"] == 1
+    assert scene.attempts(batch_id) == [1]
+    assert scene.starts(batch_id) == [(0, 1)]
+
+
+# --- delays, and their end ------------------------------------------------------------------------------------------------------
+
+
+def test_the_delays_grow_and_a_success_begins_anew(scene: Scene) -> None:
+    scene.start_worker(log_level="debug")
+    batch_id = scene.job([away("first"), away("second")])
+    wait_paused(scene, batch_id, pauses=2)
+    scene.open("first")
+    scene.wait(lambda: scene.statuses(batch_id)[0] == "completed" and scene.batch(batch_id)["error"], 20, "the next outage")
+    assert scene.batch(batch_id)["pauses"] == 1
+    scene.open("second")
+    scene.wait_end(batch_id)
+    scene.wait_announced(batch_id)
+    told = [event.error for event in scene.read_events(batch_id) if event.error]
+    assert told == [f"paused: {REASON}; next try in {seconds} s" for seconds in (1, 2, 1)]
+    starts = [line.at for line in scene.log(batch_id) if line.edge == "start"]
+    assert [after - before >= seconds for before, after, seconds in zip(starts, starts[1:], (1, 2), strict=False)] == [True] * 2
+    assert scene.batch(batch_id)["deaths"] == 0
+
+
+def test_an_outage_that_is_too_long_fails_the_batch(scene: Scene) -> None:
+    scene.start_worker(unavailable_timeout="1500ms")
+    batch_id = scene.job(["a", away("never"), "c"])
+    row = scene.wait_end(batch_id, "failed")
+    assert row["error"] == f"given up after 2 s (STREAMWORKER_UNAVAILABLE_TIMEOUT): {REASON}"
+    assert (scene.statuses(batch_id), scene.attempts(batch_id)) == (["completed", "cancelled", "cancelled"], [1, 0, 0])
+    scene.wait_announced(batch_id)
+    assert scene.database.value("SELECT streamworker.retry($1)", batch_id) == 2
+    assert wait_paused(scene, batch_id)["pauses"] == 1, "a retry has all the time again"
+    scene.open("never")
+    scene.wait_end(batch_id)
+
+
+def test_the_time_of_the_batch_ends_a_pause(scene: Scene) -> None:
+    scene.start_worker(batch_timeout="1500ms")
+    batch_id = scene.job([away("never")])
+    wait_paused(scene, batch_id)
+    assert scene.wait_end(batch_id, "failed")["error"] == "the batch's time limit of 1.5 s passed"
+
+
+def test_status_tells_of_it_and_a_cancel_works_at_once(scene: Scene) -> None:
+    scene.start_worker()
+    batch_id = scene.job(["a", away("never")])
+    wait_paused(scene, batch_id, pauses=3)
+    line = [sys.executable, "-m", "streamworker", "status", str(batch_id)]
+    urls = {"REDIS_URL": scene.redis_url, "DATABASE_URL": scene.database_url}
+    told = subprocess.run(line, env=os.environ | urls, capture_output=True, text=True, check=True, timeout=30).stdout
+    assert f"error      paused: {REASON}; next try in 4 s" in told.splitlines()
+    assert scene.database.value("SELECT streamworker.cancel($1)", batch_id)
+    scene.wait_announced(batch_id, SOON / 2)
+    assert (scene.batch(batch_id)["error"], scene.statuses(batch_id)) == (None, ["completed", "cancelled"])
+    scene.wait(lambda: scene.residue.on_stream() == (0, 0), SOON / 2, "the entry to be acknowledged before the pause is over")
+
+
+# --- workers come and go --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["terminate", "kill"])
+def test_a_pause_outlives_its_worker(scene: Scene, end: str) -> None:
+    both = [scene.start_worker() for _ in range(2)]
+    batch_id = scene.job(["a", away("there")])
+    row = wait_paused(scene, batch_id, pauses=2)
+    last = [line for line in scene.log(batch_id) if line.edge == "start"][-1]
+    first, second = sorted(both, key=lambda worker: worker.pid != last.pid)
+    getattr(first, end)()
+    if end == "terminate":
+        assert first.wait_ended(SOON) == 0
+    scene.wait(lambda: scene.batch(batch_id)["epoch"] > row["epoch"], 20, "the next try")
+    tried = scene.database.value("SELECT updated_at FROM streamworker.batches WHERE id = $1", batch_id)
+    assert tried >= row["paused_until"]
+    scene.open("there")
+    scene.wait_end(batch_id)
+    assert scene.attempts(batch_id) == [1, 1]
+    assert [line for line in scene.log(batch_id) if line.edge == "start"][-1].pid == second.pid
+
+
+@pytest.mark.parametrize(
+    ("step", "attempts", "fault"), [("pause:after", 1, "kill"), ("pause:inside", 2, "kill"), ("pause:inside", 1, "lose")]
+)
+def test_a_death_at_the_pause(scene: Scene, step: str, attempts: int, fault: str) -> None:
+    batch_id = scene.job([away("there")])
+    worker = scene.begin_worker(step=step, fault=fault)
+    if fault == "kill":
+        assert worker.wait_ended() == -9
+        scene.open("there")
+        scene.start_worker()
+    else:
+        wait_paused(scene, batch_id)
+        scene.open("there")
+    scene.wait_end(batch_id)
+    assert scene.attempts(batch_id) == [attempts], "what ended by a death counts, what ended by a pause does not"
+
+
+def test_what_is_in_flight_beside_it_ends_and_counts(scene: Scene) -> None:
+    scene.start_worker(item_concurrency="2")
+    batch_id = scene.job([hold("slow"), away("there"), *"cdef"])
+    scene.wait(lambda: [line for line in scene.log(batch_id) if (line.edge, line.position) == ("end", 1)], 20, "the outage")
+    assert scene.batch(batch_id)["error"] is None
+    scene.open("slow")
+    row = wait_paused(scene, batch_id)
+    assert row["succeeded"] >= 1
+    assert scene.attempts(batch_id)[:2] == [1, 0]
+    scene.open("there")
+    scene.wait_end(batch_id)
+    assert scene.attempts(batch_id) == [1] * 6
+    assert scene.starts(batch_id).count((0, 1)) == 1
+
+
+def test_small_batches_that_are_run_together(scene: Scene) -> None:
+    scene.start_worker()
+    quick = [scene.job([f"{number}"]) for number in range(200)]
+    batches = [scene.job(["a", away("there"), "c"]) if number % 10 == 0 else scene.job(["a", "b"]) for number in range(60)]
+    for batch_id in [*quick, *(batch for number, batch in enumerate(batches) if number % 10)]:
+        scene.wait_end(batch_id, seconds=60)
+    paused = batches[::10]
+    for batch_id in paused:
+        wait_paused(scene, batch_id)
+        assert scene.attempts(batch_id) == [1, 0, 0]
+    scene.open("there")
+    for batch_id in paused:
+        scene.wait_end(batch_id)
+        assert scene.attempts(batch_id) == [1, 1, 1]
+        assert scene.starts(batch_id).count((0, 1)) == 1
+
+
+# --- with one worker after another, in every isolation --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def workers(module_scene: Scene) -> dict[str, WorkerProcess]:
+    """The worker of the isolation in use; there is never more than one."""
+    module_scene.database.rows("CREATE TABLE public.effects (batch uuid NOT NULL, position int NOT NULL)")
+    return {}
+
+
+@pytest.fixture(params=MODES, ids=["inline-async", "inline-plain", "thread-async", "process-async", "process-plain"])
+def mode(request: pytest.FixtureRequest) -> Any:
+    """An isolation, and the processor to name."""
+    return request.param
+
+
+@pytest.fixture
+def worker(shared: Scene, workers: dict[str, WorkerProcess], mode: tuple[str, str]) -> WorkerProcess:
+    """A worker of this isolation, with one slot; one of another isolation ends first."""
+    if mode[0] not in workers:
+        for other in workers.values():
+            assert other.end() == 0
+        workers.clear()
+        workers[mode[0]] = shared.start_worker(processor=f"serve={SERVE},plain={THREAD}", isolation=mode[0])
+    return workers[mode[0]]
+
+
+def test_the_batch_is_paused_and_goes_on_at_no_cost(shared: Scene, worker: WorkerProcess, mode: tuple[str, str]) -> None:
+    gate = "-".join(mode)
+    first = shared.job(["a", away(gate), away(f"{gate} fails", fails=1), write_when_there(f"{gate} write"), "e"], processor=mode[1])
+    row = wait_paused(shared, first)
+    assert (shared.attempts(first), shared.statuses(first)) == ([1, 0, 0, 0, 0], ["completed", *["pending"] * 4])
+    once = shared.job([away(gate)], processor=mode[1], max_attempts=1)
+    wait_paused(shared, once)
+    beside = shared.job(["b", "c"], processor=mode[1])
+    assert shared.wait_end(beside)["succeeded"] == 2, "its only slot is free meanwhile"
+    assert shared.batch(first)["processed"] == row["processed"]
+    shared.open(gate)
+    shared.wait(lambda: shared.attempts(first)[:2] == [1, 1] and shared.batch(first)["error"], 20, "the second outage")
+    assert shared.attempts(first) == [1, 1, 1, 0, 0], "what failed before counts"
+    shared.open(f"{gate} fails")
+    shared.wait(lambda: shared.statuses(first)[2] == "completed" and shared.batch(first)["error"], 20, "the third outage")
+    assert shared.database.column("SELECT position FROM public.effects WHERE batch = $1", first) == []
+    shared.open(f"{gate} write")
+    assert shared.wait_end(first)["error"] is None
+    assert shared.wait_end(once)["succeeded"] == 1, "what may start once has not started, as far as that goes"
+    assert shared.attempts(once) == [1]
+    assert shared.attempts(first) == [1, 1, 2, 1, 1]
+    assert shared.database.column("SELECT position FROM public.effects WHERE batch = $1", first) == [3]
+    shared.wait_announced(first)
+    assert any((event.error or "").startswith("paused: ") for event in shared.read_events(first))
+    told = lines(worker, first)
+    assert (told.count(PAUSED), told.count(GOES_ON), told.count("batch acquired")) == (3, 3, 1), "one line an outage, not one a try"
