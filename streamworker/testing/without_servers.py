@@ -19,10 +19,15 @@ from streamworker.store.batches import DIED
 from streamworker.store.items import ItemRecord
 from streamworker.testing.context import RecordingContext, Told
 
+# How often an item may find that what its processor needs is away, before that is its end here.
+MOST_AWAY = 9
+
 
 @dataclass(frozen=True, slots=True)
 class ItemRun:
     """What became of one item: `status` is completed or failed, `result` what a reader of the database would get.
+
+    `pending` is one that raised `Unavailable` each of the ten times that it was asked: a worker would go on asking.
 
     `error` is that of the last attempt that failed, also where a later one succeeded; `progress` what the last attempt told
     (percent, stage, message); `checkpoint` the last one stored.
@@ -114,24 +119,25 @@ class _Desk:
         key = payload if isinstance(payload, str) and len(payload) <= MAX_KEY else str(position)
         checkpoint: str | None = None
         error: str | None = None
-        attempt = 1
+        attempt = start = 1
         while True:
             item = Item(self._batch.id, position, key, payload, attempt, None if checkpoint is None else json.loads(checkpoint))
-            context = RecordingContext(self._batch, checkpoint, self._deaths.get(position) if attempt == 1 else None)
-            record = await self._attempt(item, context)
-            checkpoint, error = context.saved, record.error or error
-            if record.status in ("completed", "failed"):
+            context = RecordingContext(self._batch, checkpoint, self._deaths.get(position) if start == 1 else None)
+            record = await self._attempt(item, context, start == 1)
+            checkpoint, error = context.saved, record.error or record.away or error
+            if record.status in ("completed", "failed") or start == attempt + MOST_AWAY:
                 result = None if record.result is None else json.loads(record.result)
                 stored = None if checkpoint is None else json.loads(checkpoint)
-                return ItemRun(position, key, payload, record.status, attempt, result, error, tuple(context.told), stored)
-            attempt += 1
+                return ItemRun(position, key, payload, record.status, record.attempts, result, error, tuple(context.told), stored)
+            start += 1
+            attempt += record.away is None
 
-    async def _attempt(self, item: Item, context: RecordingContext) -> ItemRecord:
+    async def _attempt(self, item: Item, context: RecordingContext, first: bool) -> ItemRecord:
         outcome = await self._processor(item, context)
-        if item.attempt == 1 and (context.died or (item.position in self._deaths and self._deaths[item.position] is None)):
+        if first and (context.died or (item.position in self._deaths and self._deaths[item.position] is None)):
             outcome = Failed(DIED)
             self._processor = await OpenProcessor.open(self._plugin, "inline")  # the old one is not closed: nobody was left to do it
-        elif item.attempt == 1 and item.position in self._failures:
+        elif first and item.position in self._failures:
             outcome = failure_of(self._failures[item.position])
         elif isinstance(outcome, Succeeded) and outcome.write is not None and self._connection is not None:
             outcome = await self._written(outcome, outcome.write)

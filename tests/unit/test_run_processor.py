@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from streamworker import Permanent, Result, RetryAfter
+from streamworker import Permanent, Result, RetryAfter, Unavailable
 from streamworker.errors import ConfigurationError
 from streamworker.processors.loading import registry
 from streamworker.testing import run_processor, run_processor_async
@@ -88,6 +88,22 @@ def test_an_error_of_its_own_is_retried_and_kept() -> None:
 
     (run,) = run_processor(process, [None])
     assert (run.status, run.attempts, run.result, run.error) == ("completed", 2, 2, "the first time")
+
+
+def test_what_is_away_costs_no_attempt() -> None:
+    starts: list[int] = []
+
+    async def away(item: Any, context: Any) -> int:
+        starts.append(item.attempt)
+        if item.payload == "for ever" or len(starts) < 4:
+            raise Unavailable("the model server is away")
+        if len(starts) == 4:
+            raise ValueError("and then it fails")
+        return len(starts)
+
+    there, never = run_processor(away, ["for a while", "for ever"])
+    assert (there.status, there.attempts, there.result, starts[:5]) == ("completed", 2, 5, [1, 1, 1, 1, 2])
+    assert (never.status, never.attempts, never.error, len(starts)) == ("pending", 0, "the model server is away", 15)
 
 
 def test_a_death_after_a_checkpoint_goes_on_from_there() -> None:

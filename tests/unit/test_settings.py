@@ -14,7 +14,7 @@ from streamworker.settings import OPTIONS, Settings, mask_url, mask_urls, parse_
 P = "STREAMWORKER_"
 CANARY = "canary-s3cret"
 REDIS, DATABASE = "redis://localhost:6379/0", "postgresql://localhost/db"
-DURATIONS = ["RETRY_DELAY", "ITEM_TIMEOUT", "BATCH_TIMEOUT", "LEASE_TTL", "SHUTDOWN_TIMEOUT"]
+DURATIONS = ["RETRY_DELAY", "ITEM_TIMEOUT", "UNAVAILABLE_TIMEOUT", "BATCH_TIMEOUT", "LEASE_TTL", "SHUTDOWN_TIMEOUT"]
 NUMBERS = ["BATCH_CONCURRENCY", "ITEM_CONCURRENCY", "MAX_ATTEMPTS", "PROGRESS_MAXLEN"]
 NAMES = ["STREAM", "GROUP", "PROGRESS_STREAM", "DEAD_STREAM", "CONSUMER"]
 CHOICES = ["ISOLATION", "LOG_LEVEL", "LOG_FORMAT", "MIGRATE"]
@@ -101,10 +101,18 @@ def test_empty_is_a_bad_value(name: str) -> None:
 
 
 def test_empty_is_unset_where_nothing_is_a_sensible_answer() -> None:
-    names = ["REDIS_URL", "DATABASE_URL", P + "HTTP_ADDRESS", P + "ITEM_TIMEOUT", P + "PROCESSOR", P + "GATEWAY_TOKEN"]
-    names += [P + "PROCESS_MEMORY", P + "PROCESS_ITEMS"]
+    names = [
+        "REDIS_URL",
+        "DATABASE_URL",
+        P + "HTTP_ADDRESS",
+        P + "ITEM_TIMEOUT",
+        P + "UNAVAILABLE_TIMEOUT",
+        P + "PROCESSOR",
+        P + "GATEWAY_TOKEN",
+    ]
+    names += [P + "PROCESS_MEMORY", P + "PROCESS_ITEMS", P + "UNAVAILABLE_TIMEOUT"]
     s = Settings.load(environ=dict.fromkeys(names, ""))
-    assert (s.process_memory, s.process_items) == (None, None)
+    assert (s.process_memory, s.process_items, s.unavailable_timeout) == (None, None, None)
     assert (s.redis_url, s.database_url, s.http_address, s.item_timeout, s.processors, s.gateway_token) == (
         None,
         None,
@@ -134,6 +142,8 @@ def test_words_and_addresses_that_are_none(name: str, value: str) -> None:
         ("BATCH_TIMEOUT", "2h", "batch_timeout", 7200.0),
         ("ITEM_TIMEOUT", "5m", "item_timeout", 300.0),
         ("ITEM_TIMEOUT", "none", "item_timeout", None),
+        ("UNAVAILABLE_TIMEOUT", "1h", "unavailable_timeout", 3600.0),
+        ("UNAVAILABLE_TIMEOUT", "none", "unavailable_timeout", None),
         ("SHUTDOWN_TIMEOUT", "0s", "shutdown_timeout", 0.0),
         ("MAX_MESSAGE_BYTES", "65536", "max_message_bytes", 65536),
         ("MAX_MESSAGE_BYTES", "512KiB", "max_message_bytes", 512 * 1024),

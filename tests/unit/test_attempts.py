@@ -1,0 +1,33 @@
+"""Policy: how long a paused batch waits, and when that is given up."""
+
+from __future__ import annotations
+
+import pytest
+
+from streamworker.engine.attempts import next_try
+
+DAY = 86_400.0
+
+
+def test_the_delays_double_up_to_a_minute() -> None:
+    assert [next_try(pauses, 0.0, None, DAY) for pauses in (0, 1, 2, 3, 4, 5, 6, 7, 100, 10_000)] == [1, 2, 4, 8, 16, 32, 60, 60, 60, 60]
+
+
+@pytest.mark.parametrize(
+    ("pauses", "seconds", "limit", "left", "expected"),
+    [
+        (0, 0.0, 3600.0, DAY, 1.0),
+        (9, 3590.0, 3600.0, DAY, 10.0),  # the last try comes when the time is over
+        (10, 3600.0, 3600.0, DAY, None),
+        (10, 3700.0, 3600.0, DAY, None),
+        (10, 3700.0, None, DAY, 60.0),
+        (0, 3700.0, 3600.0, DAY, 0.0),  # a new outage
+        (3, 10.0, None, 5.0, 5.0),  # nor does it outlast the batch
+        (3, 10.0, None, -5.0, 0.0),
+        (0, 0.0, 0.2, DAY, 0.2),
+    ],
+)
+def test_the_limits_are_looked_at_when_they_are_reached(
+    pauses: int, seconds: float, limit: float | None, left: float, expected: float | None
+) -> None:
+    assert next_try(pauses, seconds, limit, left) == expected
