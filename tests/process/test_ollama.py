@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.flows.workers import WorkerProcess
-from tests.model_server import COLOURS, REFUSAL, Gate, ModelServer, answers, model_server, picture_of, says
+from tests.model_server import COLOURS, REFUSAL, Gate, ModelServer, answers, model_server, picture_of, says, status
 from tests.process.embedded_scene import User, end_all, nothing_runs
 
 
@@ -73,7 +73,7 @@ def rows(place: Place, batch_id: str) -> list[Any]:
 
 def test_a_folder_is_described_through_a_kill_and_found_again(place: Place, photos: Path, models: ModelServer) -> None:
     gate = Gate()
-    models.then("/api/chat", answers, says(REFUSAL), answers, gate)
+    models.then("/api/chat", answers, says(REFUSAL), answers, gate, status(503, b"busy"))
     first = place.worker(processor="ollama,documents")
     submitted = place.run("submit", photos, "--processor", "ollama", "--json")
     batch_id = json.loads(submitted.stdout)["batch_id"]
@@ -86,7 +86,8 @@ def test_a_folder_is_described_through_a_kill_and_found_again(place: Place, phot
 
     items = [json.loads(line) for line in place.run("status", batch_id, "--items", "--json").stdout.splitlines()]
     assert [item["status"] for item in items] == ["completed"] * 8 + ["failed"]
-    assert [item["attempts"] for item in items] == [1, 1, 2, 1, 1, 1, 1, 1, 1]
+    assert [item["attempts"] for item in items] == [1, 1, 2, 1, 1, 1, 1, 1, 1], "the death counts, the server that was away does not"
+    assert second.messages().count("batch paused: what its processor needs is away, trying again") == 1
     assert "cannot be read as an image" in items[8]["error"]
     results = [item["result"] for item in items[:8]]
     assert [result["asked"] for result in results] == [1, 2, 1, 1, 1, 1, 1, 1]
