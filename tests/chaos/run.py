@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import random
@@ -259,6 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(result.summary(), indent=1, default=str) if chosen.json else describe(result))
         return 0 if result.clean else 1
     finally:
+        gc.collect()  # futures that nobody asked complain to the log now, while its folder is there
         if chosen.keep:
             keep(folder, chosen.keep)
         shutil.rmtree(folder, ignore_errors=True)
