@@ -12,7 +12,7 @@ from streamworker.broker.consumer import Consumer, Delivery, group_is_gone
 
 # An entry that nobody renewed for so long (seconds) has no living owner, as far as Redis can tell.
 RECLAIM_IDLE = 1.0
-RECLAIM_EVERY = 0.3
+RECLAIM_EVERY = 0.2
 NOTHING_TO_DO = 60.0
 MOST_CALLS = 100
 # Runs that have done their work and only write and tell it; with more of them nothing new is begun.
