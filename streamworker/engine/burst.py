@@ -35,6 +35,7 @@ from streamworker.engine.source import item_of
 from streamworker.errors import ConfigurationError
 from streamworker.messages import TERMINAL, Job
 from streamworker.observe.events import BatchAcquired, ItemStarted, Step
+from streamworker.processors.api import Unavailable
 from streamworker.processors.calls import Failed, Interrupted, Outcome
 from streamworker.settings import Settings
 from streamworker.store import bursts
@@ -98,6 +99,7 @@ class Burst:
         self._limit: asyncio.TimerHandle | None = None
         self._lane = Lane(Call(Hold(None, asyncio.get_running_loop())))
         self._lanes = Lanes([self._lane], services.settings.item_timeout, services.heartbeat, self._notice_slow)
+        self._loop = asyncio.get_running_loop()
         self._ended, self._spent = 0, 0.0
         self.is_free = False
 
@@ -212,8 +214,10 @@ class Burst:
         except ConfigurationError:
             return
         hold, self._lane.call.hold = member.arrival.hold, member.arrival.hold
-        loop = asyncio.get_running_loop()
-        voice = Voice(batch, hold, lambda live: member.progress_of(self._services).told(live), partial(self._checkpoint, member), loop)
+        voice = Voice(
+            batch, hold, partial(self._tell, member), partial(self._checkpoint, member), partial(self._note, member),
+            self._loop, member.began + member.grant.seconds_left,
+        )  # fmt: skip
         policy = Policy(member.grant.max_attempts, self._services.settings.retry_delay)
         for item in member.items:
             if not (processor.is_ready or await self._is_ready(processor)):
@@ -233,7 +237,7 @@ class Burst:
     async def _is_ready(self, processor: AnyProcessor) -> bool:
         try:
             await processor.ready()
-        except ConfigurationError:
+        except (ConfigurationError, Unavailable):
             return False  # for the ordinary way to deal with
         return True
 
@@ -267,8 +271,24 @@ class Burst:
             events.emit(ItemStarted(batch_id=given.batch_id, epoch=1, position=given.position, key=given.key, attempt=1))
         return await self._lanes.call(self._lane, policy, context, processor(given, context))
 
+    def _tell(self, member: Member, live: LiveItem) -> None:
+        """An item has something to tell; plain functions do so from their threads, where nothing can be made that belongs to the loop."""
+        if member.progress is not None:
+            member.progress.told(live)
+        elif not member.telling:
+            member.telling = True
+            self._loop.call_soon_threadsafe(self._begin_to_tell, member, live)
+
+    def _begin_to_tell(self, member: Member, live: LiveItem) -> None:
+        member.telling = False
+        if member is self._current:  # else it is over
+            member.progress_of(self._services).told(live)
+
     async def _checkpoint(self, member: Member, position: int, state: str) -> None:
         await member.recorder_of(self._services, position).checkpoint(position, state)
+
+    def _note(self, member: Member, position: int, state: str) -> None:
+        member.recorder_of(self._services, position).note(position, state)
 
     # --- slow ---------------------------------------------------------------------------------------------------------------
 

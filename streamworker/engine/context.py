@@ -20,20 +20,23 @@ LOG = logging.getLogger("streamworker.processor")
 class Voice:
     """What the attempts of one run have in common: how they tell, and how they store.
 
-    `tell(live)` publishes soon, `store(position, state)` returns when the checkpoint is durable; both belong to `loop`'s thread.
+    `tell(live)` publishes soon, `store(position, state)` returns when the checkpoint is durable, `note(position, state)` has it written
+    soon; all belong to `loop`'s thread. `deadline` is the end of the batch's time (monotonic seconds).
     """
 
     batch: BatchInfo
     hold: Hold
     tell: Callable[[LiveItem], None]
     store: Callable[[int, str], Coroutine[Any, Any, None]]
+    note: Callable[[int, str], None]
     loop: asyncio.AbstractEventLoop
+    deadline: float
 
 
 class ItemContext:
     """One attempt's `Context`. Its methods may be called from the loop, from another loop, or from a plain thread."""
 
-    __slots__ = ("_live", "_voice", "attempt", "key", "position", "saved", "stopped")
+    __slots__ = ("_live", "_noted", "_scheduled", "_voice", "attempt", "interrupted", "key", "limit", "position", "saved", "stopped")
 
     def __init__(self, voice: Voice, position: int, key: str, attempt: int) -> None:
         self._voice = voice
@@ -41,7 +44,10 @@ class ItemContext:
         self.key = key
         self.attempt = attempt
         self._live: LiveItem | None = None
+        self._scheduled = False
         self.saved: str | None = None
+        self.limit = float("inf")
+        self.interrupted = False
         self.stopped = False
 
     @property
@@ -70,7 +76,12 @@ class ItemContext:
     @property
     def cancelled(self) -> bool:
         """See `Context.cancelled`."""
-        return self.stopped or self._voice.hold.lost is not None
+        return self.interrupted or self.stopped or self._voice.hold.lost is not None
+
+    @property
+    def deadline(self) -> float:
+        """See `Context.deadline`."""
+        return min(self.limit, self._voice.deadline)
 
     def progress(self, percent: float | None = None, stage: str | None = None, message: str | None = None) -> Awaitable[None]:
         """See `Context.progress`."""
@@ -85,18 +96,37 @@ class ItemContext:
             self._voice.tell(live)
         return DONE
 
-    def checkpoint(self, state: Any) -> Awaitable[None]:
+    def checkpoint(self, state: Any, *, wait: bool = True) -> Awaitable[None]:
         """See `Context.checkpoint`."""
         text = to_json(state)
-        storing = self._save(text)
         try:
             running = asyncio.get_running_loop()
         except RuntimeError:
+            running = None
+        if not wait:
+            self._note_soon(text, running)
+            return DONE
+        storing = self._save(text)
+        if running is None:
             asyncio.run_coroutine_threadsafe(storing, self._voice.loop).result()
             return DONE
         if running is self._voice.loop:
             return asyncio.ensure_future(storing)
         return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(storing, self._voice.loop))
+
+    def _note_soon(self, text: str, running: asyncio.AbstractEventLoop | None) -> None:
+        self._noted = text
+        if running is self._voice.loop:
+            self._note()  # the attempt may end before the loop does anything else
+        elif not self._scheduled:
+            self._scheduled = True
+            self._voice.loop.call_soon_threadsafe(self._note)
+
+    def _note(self) -> None:
+        self._scheduled = False
+        if not self.stopped:  # a thread that was left behind may go on for ever
+            self.saved = self._noted
+            self._voice.note(self.position, self.saved)
 
     async def _save(self, text: str) -> None:
         await self._voice.store(self.position, text)

@@ -33,12 +33,20 @@ class Lane:
     began: float = float("inf")
     since: float = 0.0
     running: asyncio.Task[None] | None = None
+    context: ItemContext | None = None
     timeout: asyncio.TimerHandle | None = None
 
     @property
     def is_greedy(self) -> bool:
         """Whether others have waited for the loop long enough."""
         return time.monotonic() - self.since > FAIR_SHARE
+
+    def interrupt(self) -> None:
+        """End what it runs; user code may look for that."""
+        if self.context is not None:
+            self.context.interrupted = True
+        if self.running is not None:
+            self.running.cancel()
 
     async def be_fair(self) -> None:
         """Let others have the loop."""
@@ -80,6 +88,7 @@ class Lanes:
         call.timed_out = call.told = False
         if self._item_timeout is not None:
             self._limit(lane, policy, context, self._item_timeout)
+        lane.context = context
         call.running = True
         try:
             outcome = await answer
@@ -88,6 +97,7 @@ class Lanes:
             return outcome
         finally:
             context.stopped = True
+            lane.context = None
             call.running = False
             call.overdue_at = lane.began = float("inf")
             if lane.timeout is not None:
@@ -99,7 +109,7 @@ class Lanes:
             if lane.call.running:
                 lane.call.overdue_at = min(lane.call.overdue_at, time.monotonic() + INTERRUPT_GRACE)
             if lane.running is not None and not lane.running.done():
-                lane.running.cancel()
+                lane.interrupt()
 
     def look_out(self) -> None:
         """Look for slow items from now on."""
@@ -121,6 +131,7 @@ class Lanes:
         call, now = lane.call, time.monotonic()
         call.if_timed_out = settle(context.position, context.key, context.attempt, self._timed_out(), policy, seconds)
         call.time_is_up_at, call.overdue_at = now + seconds, now + seconds + INTERRUPT_GRACE
+        context.limit = now + seconds
         lane.timeout = self._loop.call_later(seconds, self._time_out, lane)
 
     def _unlimit(self, lane: Lane) -> None:
@@ -136,4 +147,4 @@ class Lanes:
     def _time_out(self, lane: Lane) -> None:
         lane.call.timed_out = True
         if lane.running is not None:
-            lane.running.cancel()
+            lane.interrupt()

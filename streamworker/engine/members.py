@@ -47,6 +47,7 @@ class Member:
     failure: str | None = None
     away: str | None = None
     progress: Progress | None = None
+    telling: bool = False
     recorder: Recorder | None = None
 
     async def single_out(self, pool: Pool, frontier: int) -> None:

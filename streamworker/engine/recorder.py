@@ -34,6 +34,9 @@ EVENT_ITEMS = 500
 GATHERING = 4
 LONGEST_GATHERING = 0.005
 
+# A checkpoint for which nobody waits is written after so many seconds at the latest.
+NOTED_WITHIN = 1.0
+
 REFUSED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
 
 
@@ -99,6 +102,7 @@ class Recorder:
         self._hurry = asyncio.Event()
         self._flushed = asyncio.Event()
         self._flushing = False
+        self._noted: asyncio.TimerHandle | None = None
         self._wanted = -1
         self._waiting = 0
         self._narrowing = False
@@ -181,10 +185,16 @@ class Recorder:
             await self._next_flush()
 
     async def checkpoint(self, position: int, state: str) -> None:
-        """Store an item's checkpoint durably."""
+        """Return once an item's checkpoint, or a newer one of it, is durable; those that come together share a commit."""
         self._checkpoints[position] = state
         while self._checkpoints.get(position) is state or self._flushing:
             await self._next_flush()
+
+    def note(self, position: int, state: str) -> None:
+        """An item's checkpoint for which nobody waits: the newest is written with whatever is written next, or in a moment."""
+        self._checkpoints[position] = state
+        if self._noted is None:
+            self._noted = asyncio.get_running_loop().call_later(NOTED_WITHIN, self._wake.set)
 
     async def drain(self) -> None:
         """Write all that has ended."""
@@ -265,6 +275,9 @@ class Recorder:
             rows.append(self._pending.popleft())
             size += len(rows[-1].result or "")
         checkpoints, self._checkpoints = list(self._checkpoints.items()), {}
+        if self._noted is not None:
+            self._noted.cancel()
+            self._noted = None
         # A terminal event is the last, and one event holds so many items: a larger flush leaves the end to the next.
         complete = self._complete and not self._pending and len(rows) <= EVENT_ITEMS
         self._complete = self._complete and not complete

@@ -54,7 +54,10 @@ class Run:
             services.pool, services.small, grant, hold, self._policy, len(lanes), self._lanes.busy, settings.lease_ttl, services.events,
             services.outages, services.explain_postgres, recorded=self._recorded, again=self._again,
         )  # fmt: skip
-        self._voice = Voice(self._batch, hold, self._progress.told, self._recorder.checkpoint, asyncio.get_running_loop())
+        self._voice = Voice(
+            self._batch, hold, self._progress.told, self._recorder.checkpoint, self._recorder.note, asyncio.get_running_loop(),
+            time.monotonic() + grant.seconds_left,
+        )  # fmt: skip
         self._sprint = self._sprint_of(processor) if settings.item_timeout is None else None
         self.failure: str | None = None
         self.away: str | None = None

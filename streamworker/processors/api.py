@@ -100,14 +100,22 @@ class Context(Protocol):
     def cancelled(self) -> bool:
         """True once the result is no longer wanted: the batch was cancelled, timed out, or moved to another worker."""
 
+    @property
+    def deadline(self) -> float | None:
+        """When this attempt is interrupted, by `time.monotonic()`: the item's or the batch's time limit, whichever comes first.
+
+        `async with asyncio.timeout_at(context.deadline - 5)` leaves five seconds to tidy up. None where there is no limit.
+        """
+
     def progress(self, percent: float | None = None, stage: str | None = None, message: str | None = None) -> Awaitable[None]:
         """Tell how far the item is (0 to 100), in which stage, and what it is doing.
 
         Cheap at any rate: at most ten events a second are published for an item. In a plain `def` just call it.
         """
 
-    def checkpoint(self, state: Any) -> Awaitable[None]:
+    def checkpoint(self, state: Any, *, wait: bool = True) -> Awaitable[None]:
         """Store JSON-serialisable `state` durably; the next attempt finds it in `item.checkpoint`.
 
-        Returns (in a plain `def`: blocks) until it is committed.
+        Returns (in a plain `def`: blocks) until this state, or a newer one, is committed. With `wait=False` it returns at once and costs
+        next to nothing: the newest state is written about once a second, and when the attempt ends; a death loses no more than that second.
         """

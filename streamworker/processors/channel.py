@@ -111,6 +111,10 @@ class Channel:
         finally:
             del self._stores[number]
 
+    def note(self, text: str) -> None:
+        """Have the worker store a checkpoint soon, from any thread."""
+        self.send(Checkpoint(0, text))
+
     def stored(self, answer: Stored) -> None:
         """The worker's answer to a checkpoint."""
         waiting = self._stores.get(answer.number)

@@ -94,13 +94,14 @@ class Child:
         assert self._processor is not None
         assert self._batch is not None
         try:
-            context = self._context = ChildContext(self._channel, self._batch, self._loop)
+            context = self._context = ChildContext(self._channel, self._batch, self._loop, work.deadline)
             outcome = await self._processor(_item(self._batch.id, work), context)
             context.stopped = True
             self._context = self._running = None
             _flush()
             if self._channel.left:
                 os._exit(0)  # a process that user code has forked came back from it: the other one answers
+            context.send_noted()
             self._channel.send(self._answer(outcome))
         except Exception:
             give_up()

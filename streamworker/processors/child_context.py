@@ -22,11 +22,15 @@ PAUSE = 0.1
 class ChildContext:
     """One attempt's `Context` in the child. Its methods may be called from the loop, from another loop, or from a plain thread."""
 
-    __slots__ = ("_at", "_channel", "_loop", "_message", "_percent", "_scheduled", "_stage", "batch", "log", "stopped")
+    __slots__ = (
+        "_at", "_channel", "_loop", "_message", "_noted", "_noting", "_percent", "_scheduled", "_sent_at", "_stage",
+        "batch", "deadline", "log", "stopped",
+    )  # fmt: skip
 
-    def __init__(self, channel: Channel, batch: BatchInfo, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, channel: Channel, batch: BatchInfo, loop: asyncio.AbstractEventLoop, deadline: float | None) -> None:
         self.batch = batch
         self.log = ADAPTER
+        self.deadline = deadline
         self.stopped = False
         self._channel = channel
         self._loop = loop
@@ -35,6 +39,9 @@ class ChildContext:
         self._message: str | None = None
         self._at = 0.0
         self._scheduled = False
+        self._noted: str | None = None  # not sent yet
+        self._noting = False
+        self._sent_at = 0.0
 
     @property
     def cancelled(self) -> bool:
@@ -57,9 +64,19 @@ class ChildContext:
             self._loop.call_soon_threadsafe(self._loop.call_later, self._at + PAUSE - now, self._tell_last)
         return DONE
 
-    def checkpoint(self, state: Any) -> Awaitable[None]:
+    def checkpoint(self, state: Any, *, wait: bool = True) -> Awaitable[None]:
         """See `Context.checkpoint`."""
-        storing = self._channel.store(to_json(state))
+        text = to_json(state)
+        if not wait:
+            self._noted = text
+            if (left := self._sent_at + PAUSE - time.monotonic()) <= 0:
+                self.send_noted()
+            elif not self._noting:
+                self._noting = True
+                self._loop.call_soon_threadsafe(self._loop.call_later, left, self.send_noted)
+            return DONE
+        self._noted = None
+        storing = self._channel.store(text)
         try:
             running = asyncio.get_running_loop()
         except RuntimeError:
@@ -68,6 +85,14 @@ class ChildContext:
         if running is self._loop:
             return asyncio.ensure_future(storing)
         return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(storing, self._loop))
+
+    def send_noted(self) -> None:
+        """Pass the newest checkpoint on for which nobody waits, if that has not been done."""
+        self._noting = False
+        noted, self._noted = self._noted, None
+        if noted is not None:
+            self._sent_at = time.monotonic()
+            self._channel.note(noted)
 
     def _tell_last(self) -> None:
         self._scheduled = False

@@ -97,7 +97,9 @@ class ChildProcess:
         checkpoint = None if item.checkpoint is None else json_text(item.checkpoint)
         self.served += 1
         try:
-            answer = await self._ask(frames.Work(item.position, item.key, json_text(item.payload), item.attempt, checkpoint))
+            answer = await self._ask(
+                frames.Work(item.position, item.key, json_text(item.payload), item.attempt, checkpoint, context.deadline)
+            )
         except asyncio.CancelledError:
             return await self._interrupt()
         except ChildDied as death:
@@ -193,6 +195,9 @@ class ChildProcess:
 
     def _store(self, context: Context, wanted: frames.Checkpoint) -> None:
         try:
+            if not wanted.number:
+                context.checkpoint(json.loads(wanted.state), wait=False)
+                return
             storing: asyncio.Future[None] = asyncio.ensure_future(_await(context.checkpoint(json.loads(wanted.state))))
         except (ValueError, RecursionError) as error:
             return self._spoil(f"a checkpoint: {error}")

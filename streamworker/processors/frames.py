@@ -64,6 +64,7 @@ class Work(_Frame, tag=4):
     payload: str
     attempt: int
     checkpoint: str | None
+    deadline: float | None = None  # monotonic seconds, which all processes of a machine share
 
 
 class Stored(_Frame, tag=5):
@@ -137,7 +138,7 @@ class Told(_Frame, tag=26):
 
 
 class Checkpoint(_Frame, tag=27):
-    """Store this JSON text; `number` comes back in the answer."""
+    """Store this JSON text; `number` comes back in the answer. 0: nobody waits for one."""
 
     number: int
     state: str

@@ -31,6 +31,7 @@ class RecordingContext:
         self.batch = batch
         self.log = logging.LoggerAdapter(_LOG, {"batch_id": str(batch.id)})
         self.cancelled = False
+        self.deadline: float | None = None
         self.told: list[Told] = []
         self.saved = saved
         self.died = False
@@ -42,7 +43,7 @@ class RecordingContext:
         self.told.append(Told(number, _text(stage), _text(message)))
         return Done()
 
-    def checkpoint(self, state: object) -> Awaitable[None]:
+    def checkpoint(self, state: object, *, wait: bool = True) -> Awaitable[None]:
         """See `Context.checkpoint`."""
         self.saved = to_json(state)
         if self._left is not None:

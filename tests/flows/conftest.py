@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.flows.modes import MODES, NAMES, Succession
 from tests.flows.scene import Scene
+from tests.flows.workers import WorkerProcess
 from tests.servers import PostgresServer, RedisServer, run_sql
 
 
@@ -73,6 +75,25 @@ def shared(module_scene: Scene) -> Iterator[Scene]:
     """The file's scene; after each test nothing of it may be left on the servers."""
     yield module_scene
     module_scene.residue.check_batches()
+
+
+@pytest.fixture(scope="module", params=MODES, ids=NAMES)
+def mode(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """An isolation, and the processor to name; tests of one mode come together."""
+    isolation, processor = request.param
+    return isolation, processor
+
+
+@pytest.fixture(scope="module")
+def succession(module_scene: Scene, request: pytest.FixtureRequest) -> Succession:
+    """One worker after another, with the PROCESSORS of the file."""
+    return Succession(module_scene, request.module.PROCESSORS)
+
+
+@pytest.fixture
+def worker(shared: Scene, succession: Succession, mode: tuple[str, str]) -> WorkerProcess:
+    """The worker of the mode's isolation."""
+    return succession.worker(mode[0])
 
 
 @pytest.hookimpl(wrapper=True)

@@ -114,10 +114,17 @@ def _do(item: Item, context: Context) -> Any:
             return _returned(terms["what"])
         case "effect":
             return Result({"position": item.position}, write=_effect(item))
+        case "frames" if item.attempt == 1:
+            for number in range(terms["frames"]):
+                context.checkpoint({"frame": number}, wait=False)
+            raise ValueError("at the last frame")
+        case "frames":
+            return item.checkpoint
         case "look":
             batch = context.batch
             context.log.info("looked at %s", item.key)
             found = {"id": str(batch.id), "total": batch.total, "metadata": batch.metadata, "cancelled": context.cancelled}
+            found["left"] = context.deadline and context.deadline - time.monotonic()
             return found | {"key": item.key, "payload": terms, "attempt": item.attempt, "checkpoint": item.checkpoint}
     return {"position": item.position, "attempt": item.attempt}
 

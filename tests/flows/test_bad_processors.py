@@ -7,7 +7,6 @@ Deaths and hangs: test_isolation.py, test_p04_*, test_p10_*.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,8 +17,7 @@ from tests.flows.workers import WorkerProcess
 WORK, THREAD = "tests.flows.processors:work", "tests.flows.processors:work_in_thread"
 LIMIT = 2000
 ISOLATIONS = ["inline", "thread", "process"]
-# A plain def runs in a thread of its own in each of them.
-MODES = [("inline", "work"), ("inline", "plain"), ("thread", "work"), ("process", "work"), ("process", "plain")]
+PROCESSORS = f"work={WORK},plain={THREAD}"
 
 
 # --- what is no processor -----------------------------------------------------------------------------------------------------
@@ -90,37 +88,6 @@ def test_what_was_taken_away_between_two_starts_is_a_dead_letter(scene: Scene) -
 # --- with one worker after another for all the rest -----------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def workers() -> dict[str, WorkerProcess]:
-    """The worker of the isolation in use; there is never more than one."""
-    return {}
-
-
-@pytest.fixture(params=MODES, ids=["inline-async", "inline-plain", "thread-async", "process-async", "process-plain"])
-def mode(request: pytest.FixtureRequest) -> tuple[str, str]:
-    """An isolation, and the processor to name."""
-    isolation, processor = request.param
-    return isolation, processor
-
-
-@pytest.fixture
-def worker(shared: Scene, workers: dict[str, WorkerProcess], mode: tuple[str, str]) -> WorkerProcess:
-    """A worker of this isolation; one of another isolation ends first."""
-    isolation, _ = mode
-    if isolation not in workers:
-        for other in workers.values():
-            assert other.end() == 0
-        workers.clear()
-        workers[isolation] = shared.start_worker(processor=f"work={WORK},plain={THREAD}", isolation=isolation)
-    return workers[isolation]
-
-
-def run(scene: Scene, items: list[Any], processor: str, **fields: Any) -> tuple[Any, list[Any]]:
-    """Run a batch to its end; returns its row and those of its items."""
-    batch_id = scene.job(items, processor=processor, **fields)
-    return scene.wait_end(batch_id), scene.items(batch_id)
-
-
 UNFIT = {
     "nan": "$.score: nan is not JSON",
     "infinity": "$: inf is not JSON",
@@ -137,7 +104,7 @@ UNFIT = {
 
 
 def test_a_result_that_cannot_be_stored(shared: Scene, worker: WorkerProcess, mode: tuple[str, str]) -> None:
-    row, items = run(shared, [item for what in UNFIT for item in (act("return", what=what), "good")], mode[1])
+    row, items = shared.run([item for what in UNFIT for item in (act("return", what=what), "good")], mode[1])
     assert (row["succeeded"], row["failed"], row["epoch"]) == (len(UNFIT), len(UNFIT), 1)
     assert shared.starts(row["id"]) == [start for p in range(0, 2 * len(UNFIT), 2) for start in ((p, 1), (p, 2), (p + 1, 1))]
     for (what, words), item in zip(UNFIT.items(), items[::2], strict=True):
@@ -164,7 +131,7 @@ RAISED = {
 
 def test_whatever_is_raised_is_a_failed_attempt(shared: Scene, worker: WorkerProcess, mode: tuple[str, str]) -> None:
     rows = [item for what in RAISED for item in (act("raise", what=what), act("raise", what=what, times=1), "good")]
-    row, items = run(shared, rows, mode[1])
+    row, items = shared.run(rows, mode[1])
     for number, (what, text) in enumerate(RAISED.items()):
         failed, retried, good = items[3 * number : 3 * number + 3]
         assert [item["status"] for item in (failed, retried, good)] == ["failed", "completed", "completed"], what
@@ -175,7 +142,7 @@ def test_whatever_is_raised_is_a_failed_attempt(shared: Scene, worker: WorkerPro
 
 def test_a_million_calls_of_progress_are_few_events(shared: Scene, worker: WorkerProcess, mode: tuple[str, str]) -> None:
     times = 1_000_000 if mode[0] == "process" else 100_000  # where they cross to another process there shall be many
-    row, items = run(shared, [act("tell", times=times)], mode[1])
+    row, items = shared.run([act("tell", times=times)], mode[1])
     assert items[0]["status"] == "completed"
     began, ended = (line.at for line in shared.log(row["id"]))
     shared.wait_announced(row["id"])

@@ -24,12 +24,6 @@ def worker(module_scene: Scene) -> WorkerProcess:
     return module_scene.start_worker(processor=f"{BOTH},counted={HERE}:Counted", isolation="process", item_timeout="20s")
 
 
-def run(scene: Scene, items: list[Any], processor: str = "work", **fields: Any) -> tuple[Any, list[Any]]:
-    """Run a batch to its end; returns its row and those of its items."""
-    batch_id = scene.job(items, processor=processor, **fields)
-    return scene.wait_end(batch_id), scene.items(batch_id)
-
-
 # --- crashes ------------------------------------------------------------------------------------------------------------------
 
 DEATHS: dict[str, tuple[dict[str, Any], str]] = {
@@ -50,7 +44,7 @@ DEATHS: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_death_is_charged_to_its_item_alone(shared: Scene, worker: WorkerProcess, shape: str) -> None:
     items = [item for kind in DEATHS for item in (DEATHS[kind][0], f"after {kind}")]
-    row, found = run(shared, items, shape, max_attempts=1)
+    row, found = shared.run(items, shape, max_attempts=1)
     assert row["epoch"] == 1
     for number, (kind, (_, words)) in enumerate(DEATHS.items()):
         died, after = found[2 * number : 2 * number + 2]
@@ -63,14 +57,14 @@ def test_a_death_is_charged_to_its_item_alone(shared: Scene, worker: WorkerProce
 
 
 def test_one_of_ten_that_crashes_is_failed_after_two_attempts(shared: Scene, worker: WorkerProcess) -> None:
-    row, items = run(shared, [bad("segfault") if position == 4 else f"item {position}" for position in range(10)])
+    row, items = shared.run([bad("segfault") if position == 4 else f"item {position}" for position in range(10)])
     assert (row["succeeded"], row["failed"], row["epoch"]) == (9, 1, 1)
     assert (items[4]["attempts"], items[4]["error"]) == (2, "the processor's process died: signal 11 (SIGSEGV)")
     assert worker.lives
 
 
 def test_the_log_tells_where_it_crashed(shared: Scene, worker: WorkerProcess) -> None:
-    row, _ = run(shared, [bad("segfault")], max_attempts=1)
+    row, _ = shared.run([bad("segfault")], max_attempts=1)
     lines = [line for line in worker.lines() if line.get("batch_id") == str(row["id"])]
     assert any("Segmentation fault" in line["message"] for line in lines)
     assert any("bad_processors.py" in line["message"] and line["position"] == 0 for line in lines)
@@ -78,12 +72,12 @@ def test_the_log_tells_where_it_crashed(shared: Scene, worker: WorkerProcess) ->
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_checkpoint_outlives_the_process(shared: Scene, worker: WorkerProcess, shape: str) -> None:
-    _, (item,) = run(shared, [bad("checkpoint then die")], shape)
+    _, (item,) = shared.run([bad("checkpoint then die")], shape)
     assert (item["status"], item["attempts"], item["checkpoint"]) == ("completed", 2, {"page": 7})
 
 
 def test_what_forks_stays_one_processor(shared: Scene, worker: WorkerProcess) -> None:
-    row, items = run(shared, [bad("fork and return"), bad("fork and stay"), bad("exit in a thread"), "d"])
+    row, items = shared.run([bad("fork and return"), bad("fork and stay"), bad("exit in a thread"), "d"])
     assert row["succeeded"] == 4
     assert items[0]["result"] == "from the right process"
     assert items[1]["result"] == items[2]["result"] == items[3]["result"], "the process is none the worse for it"
@@ -99,7 +93,7 @@ def test_cancelling_ends_the_process(shared: Scene, worker: WorkerProcess, shape
     assert shared.database.value("SELECT streamworker.cancel($1)", batch_id)
     shared.wait_end(batch_id, "cancelled")
     assert shared.statuses(batch_id) == ["completed", "cancelled", "cancelled"]
-    _, (item,) = run(shared, ["next"], shape)
+    _, (item,) = shared.run(["next"], shape)
     assert item["status"] == "completed"
     assert worker.messages().count("worker started") == 1
 
@@ -109,7 +103,7 @@ def test_one_that_listens_is_interrupted_and_its_process_stays(shared: Scene, wo
     began = shared.wait_start(batch_id, 0)
     assert shared.database.value("SELECT streamworker.cancel($1)", batch_id)
     shared.wait_end(batch_id, "cancelled")
-    row, _ = run(shared, ["next"], "counted")
+    row, _ = shared.run(["next"], "counted")
     assert [line.outcome for line in shared.log(batch_id) if line.edge == "end"] == ["CancelledError"]
     assert {line.pid for line in shared.log(row["id"])} == {began.pid}
 
@@ -125,7 +119,7 @@ def told(worker: WorkerProcess, row: Any, position: int = 0) -> list[tuple[str, 
 
 
 def test_what_it_prints_is_logged_with_its_ids(shared: Scene, worker: WorkerProcess) -> None:
-    row, _ = run(shared, [bad("print", what=what) for what in ("lines", "bytes", "a long line")])
+    row, _ = shared.run([bad("print", what=what) for what in ("lines", "bytes", "a long line")])
     expected = ["to standard output", "to standard error", "from native code", "from its child", "without an end"]
     assert told(worker, row) == [("info", text) for text in expected]
     assert told(worker, row, 1) == [("info", "\\xff\ufffd\\xd8 and a \x1b[31mcolour")]
@@ -135,7 +129,7 @@ def test_what_it_prints_is_logged_with_its_ids(shared: Scene, worker: WorkerProc
 
 def test_a_gigabyte_of_output_blocks_nothing(shared: Scene, worker: WorkerProcess) -> None:
     before = worker.memory
-    row, items = run(shared, [bad("print", what="a gigabyte"), "b"])
+    row, items = shared.run([bad("print", what="a gigabyte"), "b"])
     assert [item["status"] for item in items] == ["completed", "completed"]
     lines = told(worker, row)
     dropped = sum(int(text.split()[0].replace(",", "")) for level, text in lines if level == "warning")
@@ -146,7 +140,7 @@ def test_a_gigabyte_of_output_blocks_nothing(shared: Scene, worker: WorkerProces
 
 
 def test_what_it_logs_keeps_its_level(shared: Scene, worker: WorkerProcess) -> None:
-    row, _ = run(shared, [bad("log")])
+    row, _ = shared.run([bad("log")])
     lines = [line for line in worker.lines() if line.get("batch_id") == str(row["id"])]
     lines = [line for line in lines if line["logger"] != "streamworker"]
     found = [(line["level"], line["logger"], line["message"]) for line in lines]
@@ -173,7 +167,7 @@ REFUSED = {
 
 def test_a_write_has_a_name_and_plain_arguments(shared: Scene, worker: WorkerProcess) -> None:
     shared.database.rows("CREATE TABLE IF NOT EXISTS public.effects (batch uuid NOT NULL, position int NOT NULL)")
-    row, items = run(shared, [bad("write", what=what) for what in ("named", "of the package", *REFUSED)])
+    row, items = shared.run([bad("write", what=what) for what in ("named", "of the package", *REFUSED)])
     assert [item["status"] for item in items] == ["completed", "completed", *["failed"] * len(REFUSED)]
     assert shared.database.column("SELECT position FROM public.effects WHERE batch = $1", row["id"]) == [1]
     for (what, words), item in zip(REFUSED.items(), items[2:], strict=True):

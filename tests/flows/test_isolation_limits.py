@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,19 +17,13 @@ BOTH = f"work={HERE}:work,plain={HERE}:work_in_thread"
 SHAPES = ["work", "plain"]
 
 
-def run(scene: Scene, items: list[Any], processor: str = "work", **fields: Any) -> tuple[Any, list[Any]]:
-    """Run a batch to its end; returns its row and those of its items."""
-    batch_id = scene.job(items, processor=processor, **fields)
-    return scene.wait_end(batch_id), scene.items(batch_id)
-
-
 def test_no_secrets_and_no_files_of_the_worker(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGPASSWORD", "secret-1")
     monkeypatch.setenv("SHOP_TOKEN", "the user's own")
     worker = scene.begin_worker(processor=BOTH, isolation="process", gateway_token="secret-2")
     os.environ.pop("PGPASSWORD")
     worker.wait_started()
-    _, (item,) = run(scene, [bad("look")])
+    _, (item,) = scene.run([bad("look")])
     seen = item["result"]["environment"]
     assert not {"REDIS_URL", "DATABASE_URL", "STREAMWORKER_GATEWAY_TOKEN", "PGPASSWORD"} & set(seen)
     assert not [name for name, value in seen.items() if "secret-" in value or scene.database_url in value]
@@ -46,7 +39,7 @@ def test_no_secrets_and_no_files_of_the_worker(scene: Scene, monkeypatch: pytest
 def test_native_code_that_keeps_the_lock_is_ended_by_the_item_timeout(scene: Scene, shape: str) -> None:
     worker = scene.start_worker(processor=BOTH, isolation="process", item_timeout="400ms")
     os.mkfifo(gate_file(scene.folder, "never"))
-    row, items = run(scene, ["a", bad("keep the lock", gate="never"), bad("hang with a child of its own"), "d"], shape)
+    row, items = scene.run(["a", bad("keep the lock", gate="never"), bad("hang with a child of its own"), "d"], shape)
     assert [item["error"] for item in items] == [None, "timed out after 0.4 s", "timed out after 0.4 s", None]
     assert [item["attempts"] for item in items] == [1, 2, 2, 1]
     assert worker.messages().count("worker started") == 1
@@ -110,17 +103,17 @@ def test_nothing_survives_the_kill_of_the_worker(scene: Scene, shape: str) -> No
 def test_more_memory_than_allowed_is_an_error_of_the_item(scene: Scene) -> None:
     scene.start_worker(processor=BOTH, isolation="process", process_memory="256MiB", item_concurrency="1")
     takes = [bad("take memory", megabytes=megabytes) for megabytes in (10, 1000, 10)]
-    _, items = run(scene, takes)
+    _, items = scene.run(takes)
     assert [item["result"] for item in items] == [10, None, 10]
     assert items[1]["error"] == "MemoryError"
-    leak, _ = run(scene, [bad("leak")] * 600)
+    leak, _ = scene.run([bad("leak")] * 600)
     assert leak["succeeded"] == 600, "who finds the memory full gets a fresh process for the next attempt"
     assert 3 <= len({line.pid for line in scene.log(leak["id"])}) <= 6
 
 
 def test_a_process_is_replaced_after_so_many_items(scene: Scene) -> None:
     worker = scene.start_worker(processor=f"{HERE}:Counted", isolation="process", process_items="3")
-    row, _ = run(scene, list("abcdefgh"), f"{HERE}:Counted")
+    row, _ = scene.run(list("abcdefgh"), f"{HERE}:Counted")
     pids = [line.pid for line in scene.log(row["id"]) if line.edge == "start"]
     assert [pids.count(pid) for pid in dict.fromkeys(pids)] == [3, 3, 2]
     assert worker.end() == 0
@@ -143,5 +136,5 @@ def test_items_at_the_same_time_have_a_process_each(scene: Scene) -> None:
 
 def test_one_that_dies_as_it_is_opened_is_tried_once_more(scene: Scene) -> None:
     scene.start_worker(processor=f"{HERE}:DiesOnce", isolation="process")
-    _, (item,) = run(scene, ["a"], f"{HERE}:DiesOnce")
+    _, (item,) = scene.run(["a"], f"{HERE}:DiesOnce")
     assert (item["result"], item["attempts"]) == ("a", 1)

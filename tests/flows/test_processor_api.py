@@ -5,20 +5,22 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from streamworker import Context, Item
-from tests.flows.processors import FOLDER, TICK, Model, act, gate_file, logged
+from tests.flows.modes import Succession
+from tests.flows.processors import FOLDER, TICK, Model, act, gate_file, logged, write_line
 from tests.flows.scene import Scene
 from tests.flows.workers import WorkerProcess
 
 WORK, THREAD = "tests.flows.processors:work", "tests.flows.processors:work_in_thread"
 HERE = __name__
-# A plain def runs in a thread of its own in each of them.
-MODES = [("inline", "work"), ("inline", "plain"), ("thread", "work"), ("process", "work"), ("process", "plain")]
+OURS = ("speak", "bad_checkpoint", "Plain", "Callable")
+PROCESSORS = ",".join([f"work={WORK}", f"plain={THREAD}", *(f"{name}={HERE}:{name}" for name in OURS)])
 NUL, HALF = "\u2400", "\u241b"  # stand for what a payload cannot hold
 
 
@@ -77,6 +79,26 @@ def remember_in_thread(item: Item, context: Context) -> Any:
         return item.checkpoint
 
 
+async def note_and_stay(item: Item, context: Context) -> Any:
+    """Stores checkpoints without waiting for them, and stays."""
+    with logged(item):
+        if item.checkpoint is None:
+            for number in range(1000):
+                context.checkpoint(number, wait=False)
+            await asyncio.sleep(3600)
+        return item.checkpoint
+
+
+async def linger(item: Item, context: Context) -> None:
+    """Says at its end whether it was told to end, and when it was to."""
+    began = time.monotonic()
+    try:
+        await asyncio.sleep(3600)
+    finally:
+        assert context.deadline is not None
+        write_line("end", item, outcome=f"{context.cancelled} {context.deadline - began:.1f}")
+
+
 async def bad_checkpoint(item: Item, context: Context) -> Any:
     """Stores what cannot be stored."""
     await context.checkpoint({"score": float("nan")})
@@ -108,6 +130,26 @@ def test_a_checkpoint_outlives_its_worker(scene: Scene, name: str, isolation: st
     assert scene.starts(batch_id) == [(0, 1), (0, 2)]
 
 
+@pytest.mark.parametrize("isolation", ["inline", "process"])
+def test_a_checkpoint_that_nobody_waits_for_is_written_soon(scene: Scene, isolation: str) -> None:
+    worker = scene.start_worker(processor=f"{HERE}:note_and_stay", isolation=isolation)
+    batch_id = scene.job(["a"])
+    scene.wait_start(batch_id, 0)
+    scene.wait(lambda: scene.items(batch_id)[0]["checkpoint"] == 999, 10, "the newest checkpoint")
+    assert scene.batch(batch_id)["revision"] <= 5, "and not each of them"
+    worker.kill()
+    assert scene.relay(batch_id, processor=f"{HERE}:note_and_stay", isolation=isolation)["succeeded"] == 1
+    assert scene.items(batch_id)[0]["result"] == 999
+
+
+@pytest.mark.parametrize("isolation", ["inline", "thread", "process"])
+def test_a_processor_knows_its_deadline_and_that_it_is_over(scene: Scene, isolation: str) -> None:
+    scene.start_worker(processor=f"{HERE}:linger", isolation=isolation, item_timeout="400ms")
+    batch_id = scene.job(["a"], max_attempts=1)
+    scene.wait_end(batch_id)
+    assert [line.outcome for line in scene.log(batch_id)] == ["True 0.4"]
+
+
 def test_the_delay_of_all_retries(scene: Scene) -> None:
     scene.start_worker(retry_delay="600ms")
     batch_id = scene.job([act("fail", times=1), "b", act("retry after", seconds=0, times=1), "d"])
@@ -121,46 +163,20 @@ def test_the_delay_of_all_retries(scene: Scene) -> None:
 
 
 @pytest.fixture(scope="module")
-def workers(module_scene: Scene) -> dict[str, WorkerProcess]:
-    """The worker of the isolation in use; there is never more than one."""
+def succession(module_scene: Scene, succession: Succession) -> Succession:
+    """With a table for effects."""
     module_scene.database.rows("CREATE TABLE public.allowed (position int PRIMARY KEY)")
     module_scene.database.rows("INSERT INTO public.allowed SELECT generate_series(0, 2)")
     module_scene.database.rows(
         "CREATE TABLE public.effects (batch uuid NOT NULL, position int NOT NULL REFERENCES public.allowed DEFERRABLE INITIALLY DEFERRED)"
     )
-    return {}
-
-
-@pytest.fixture(params=MODES, ids=["inline-async", "inline-plain", "thread-async", "process-async", "process-plain"])
-def mode(request: pytest.FixtureRequest) -> tuple[str, str]:
-    """An isolation, and the processor to name."""
-    isolation, processor = request.param
-    return isolation, processor
-
-
-@pytest.fixture
-def worker(shared: Scene, workers: dict[str, WorkerProcess], mode: tuple[str, str]) -> WorkerProcess:
-    """A worker of this isolation; one of another isolation ends first."""
-    isolation, _ = mode
-    if isolation not in workers:
-        for other in workers.values():
-            assert other.end() == 0
-        workers.clear()
-        names = ("speak", "bad_checkpoint", "Plain", "Callable")
-        given = [f"work={WORK}", f"plain={THREAD}", *(f"{name}={HERE}:{name}" for name in names)]
-        workers[isolation] = shared.start_worker(processor=",".join(given), isolation=isolation)
-    return workers[isolation]
-
-
-def run(scene: Scene, items: list[Any], processor: str, **fields: Any) -> tuple[Any, list[Any]]:
-    """Run a batch to its end; returns its row and those of its items."""
-    batch_id = scene.job(items, processor=processor, **fields)
-    return scene.wait_end(batch_id), scene.items(batch_id)
+    return succession
 
 
 def test_what_a_processor_sees(shared: Scene, worker: WorkerProcess, mode: tuple[str, str]) -> None:
     payload = {"do": "look", "pages": [1, 2.5, None, {"ö": "\U0001f600"}]}
-    row, items = run(shared, ["a", {"payload": payload, "key": "the key"}], mode[1], metadata='{"for": ["whom"]}')
+    row, items = shared.run(["a", {"payload": payload, "key": "the key"}], mode[1], metadata='{"for": ["whom"]}')
+    assert 6 * 86_400 < items[1]["result"].pop("left") < 7 * 86_400, "the batch's time"
     assert items[1]["result"] == {
         "id": str(row["id"]), "total": 2, "metadata": {"for": ["whom"]}, "cancelled": False,
         "key": "the key", "payload": payload, "attempt": 1, "checkpoint": None,
@@ -171,12 +187,12 @@ def test_what_a_processor_sees(shared: Scene, worker: WorkerProcess, mode: tuple
 
 @pytest.mark.parametrize(("processor", "result"), [("Plain", "kk"), ("Callable", "k")])
 def test_other_shapes(shared: Scene, worker: WorkerProcess, mode: tuple[str, str], processor: str, result: str) -> None:
-    _, items = run(shared, ["k"], processor)
+    _, items = shared.run(["k"], processor)
     assert items[0]["result"] == result
 
 
 def test_progress_is_told_at_most_ten_times_a_second(shared: Scene, worker: WorkerProcess, mode: tuple[str, str]) -> None:
-    row, items = run(shared, [act("tell", times=50_000)], mode[1])
+    row, items = shared.run([act("tell", times=50_000)], mode[1])
     assert items[0]["status"] == "completed"
     began, ended = (line.at for line in shared.log(row["id"]))
     shared.wait_announced(row["id"])
@@ -213,12 +229,18 @@ def test_what_progress_tells(shared: Scene, worker: WorkerProcess, mode: tuple[s
 
 
 def test_a_checkpoint_comes_back_on_the_next_attempt(shared: Scene, worker: WorkerProcess, mode: tuple[str, str]) -> None:
-    _, items = run(shared, ["a", act("checkpoint"), "c"], mode[1])
+    _, items = shared.run(["a", act("checkpoint"), "c"], mode[1])
     assert (items[1]["result"], items[1]["checkpoint"], items[1]["attempts"]) == ({"page": 7}, {"page": 7}, 2)
 
 
+def test_ten_thousand_checkpoints_cost_a_few_commits(shared: Scene, worker: WorkerProcess, mode: tuple[str, str]) -> None:
+    row, (item,) = shared.run([act("frames", frames=10_000)], mode[1])
+    assert (item["result"], item["attempts"]) == ({"frame": 9_999}, 2)
+    assert row["revision"] < 15
+
+
 def test_a_checkpoint_that_cannot_be_stored(shared: Scene, worker: WorkerProcess, mode: tuple[str, str]) -> None:
-    _, items = run(shared, ["a"], "bad_checkpoint")
+    _, items = shared.run(["a"], "bad_checkpoint")
     assert (items[0]["status"], items[0]["checkpoint"]) == ("failed", None)
     assert "$.score: nan is not JSON" in items[0]["error"]
 
@@ -229,7 +251,7 @@ EFFECTS = "SELECT position FROM public.effects WHERE batch = $1 ORDER BY 1"
 
 
 def test_effects_happen_once_and_those_that_fail_leave_nothing(shared: Scene, worker: WorkerProcess, mode: tuple[str, str]) -> None:
-    row, items = run(shared, [act("effect"), act("effect", bad_writes=1), act("effect", bad_writes=2), "d"], mode[1])
+    row, items = shared.run([act("effect"), act("effect", bad_writes=1), act("effect", bad_writes=2), "d"], mode[1])
     assert shared.database.column(EFFECTS, row["id"]) == [0, 1]
     assert [item["status"] for item in items] == ["completed", "completed", "failed", "completed"]
     assert [item["attempts"] for item in items] == [1, 2, 2, 1]
@@ -242,7 +264,7 @@ def test_effects_happen_once_and_those_that_fail_leave_nothing(shared: Scene, wo
 def test_the_effect_of_the_last_item(
     shared: Scene, worker: WorkerProcess, mode: tuple[str, str], bad_writes: int, status: str, effects: list[int]
 ) -> None:
-    row, items = run(shared, ["a", act("effect", bad_writes=bad_writes)], mode[1])
+    row, items = shared.run(["a", act("effect", bad_writes=bad_writes)], mode[1])
     assert items[1]["status"] == status
     assert shared.database.column(EFFECTS, row["id"]) == effects
     assert (row["succeeded"], row["failed"]) == (1 + len(effects), 1 - len(effects))
@@ -251,7 +273,7 @@ def test_the_effect_of_the_last_item(
 
 @pytest.mark.parametrize("last", [True, False])
 def test_an_effect_that_a_deferred_constraint_refuses(shared: Scene, worker: WorkerProcess, mode: tuple[str, str], last: bool) -> None:
-    row, items = run(shared, [act("effect"), "b", act("effect"), act("effect"), *([] if last else ["e"])], mode[1])
+    row, items = shared.run([act("effect"), "b", act("effect"), act("effect"), *([] if last else ["e"])], mode[1])
     assert shared.database.column(EFFECTS, row["id"]) == [0, 2], "3 is not allowed; its neighbours are"
     assert (items[3]["status"], items[3]["attempts"]) == ("failed", 2)
     assert "violates foreign key constraint" in items[3]["error"]
@@ -263,7 +285,7 @@ def test_an_effect_that_a_deferred_constraint_refuses(shared: Scene, worker: Wor
 
 
 def test_permanent_and_retry_after(shared: Scene, worker: WorkerProcess, mode: tuple[str, str]) -> None:
-    row, items = run(shared, [act("permanent"), act("retry after", seconds=0.4, times=1), act("retry after", seconds=0.2), "d"], mode[1])
+    row, items = shared.run([act("permanent"), act("retry after", seconds=0.4, times=1), act("retry after", seconds=0.2), "d"], mode[1])
     assert [item["status"] for item in items] == ["failed", "completed", "failed", "completed"]
     assert (items[0]["error"], items[2]["error"]) == ("no use in trying again", "retry after 0.2 s")
     starts = shared.starts(row["id"])

@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from typing import Any
 from uuid import UUID
 
 import asyncpg
 import pytest
 
 from tests.flows.away import REASON, away, write_when_there
+from tests.flows.modes import Succession
 from tests.flows.processors import hold
 from tests.flows.scene import Scene
 from tests.flows.workers import WorkerProcess
 
 SERVE, THREAD, NEEDY = (f"tests.flows.away:{name}" for name in ("serve", "serve_in_thread", "Needy"))
-MODES = [("inline", "serve"), ("inline", "plain"), ("thread", "serve"), ("process", "serve"), ("process", "plain")]
+PROCESSORS = f"work={SERVE},plain={THREAD}"
 PAUSED, GOES_ON = "batch paused: what its processor needs is away, trying again", "batch goes on: what its processor needs is there again"
 # Something happens at once, on a busy machine.
 SOON = 5.0
@@ -194,27 +194,10 @@ def test_small_batches_that_are_run_together(scene: Scene) -> None:
 
 
 @pytest.fixture(scope="module")
-def workers(module_scene: Scene) -> dict[str, WorkerProcess]:
-    """The worker of the isolation in use; there is never more than one."""
+def succession(module_scene: Scene, succession: Succession) -> Succession:
+    """With a table for effects."""
     module_scene.database.rows("CREATE TABLE public.effects (batch uuid NOT NULL, position int NOT NULL)")
-    return {}
-
-
-@pytest.fixture(params=MODES, ids=["inline-async", "inline-plain", "thread-async", "process-async", "process-plain"])
-def mode(request: pytest.FixtureRequest) -> Any:
-    """An isolation, and the processor to name."""
-    return request.param
-
-
-@pytest.fixture
-def worker(shared: Scene, workers: dict[str, WorkerProcess], mode: tuple[str, str]) -> WorkerProcess:
-    """A worker of this isolation, with one slot; one of another isolation ends first."""
-    if mode[0] not in workers:
-        for other in workers.values():
-            assert other.end() == 0
-        workers.clear()
-        workers[mode[0]] = shared.start_worker(processor=f"serve={SERVE},plain={THREAD}", isolation=mode[0])
-    return workers[mode[0]]
+    return succession
 
 
 def test_the_batch_is_paused_and_goes_on_at_no_cost(shared: Scene, worker: WorkerProcess, mode: tuple[str, str]) -> None:
