@@ -44,6 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--redis-kinds", default="valkey", metavar="KINDS", help=f"servers to run the flow tests on, of {','.join(REDIS_KINDS)} (valkey)"
     )
+    parser.addoption("--full", action="store_true", help="hold, print and repeat as long as a release asks for, not as CI has time for")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -71,6 +72,12 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 def _kinds(config: pytest.Config) -> list[str]:
     return [kind.strip() for kind in config.getoption("--redis-kinds").split(",") if kind.strip()]
+
+
+@pytest.fixture(scope="session")
+def full(request: pytest.FixtureRequest) -> bool:
+    """Whether there is time for the whole of it."""
+    return bool(request.config.getoption("--full"))
 
 
 @pytest.fixture(scope="session")

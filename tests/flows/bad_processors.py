@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,9 @@ async def work(item: Item, context: Context) -> Any:
     with logged(item):
         how = item.payload.get("how", "") if isinstance(item.payload, dict) else ""
         await asyncio.sleep(0)
+        while how == "ignore its cancellation":
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(FOREVER)
         if how == "checkpoint then die" and item.checkpoint is None:
             await context.checkpoint({"page": 7})
             os._exit(1)
@@ -85,7 +89,7 @@ def go_wrong(how: str, item: Item, context: Context) -> Any:
         case "leak":
             KEPT.append(bytearray(MEGABYTE))
         case "print":
-            _print(item.payload["what"])
+            _print(item.payload["what"], item.payload.get("bytes", 0))
         case "log":
             _log(context)
         case "look":
@@ -124,7 +128,7 @@ def _write_to_every_socket(data: bytes) -> None:
             os.write(int(name), data)
 
 
-def _print(what: str) -> None:
+def _print(what: str, size: int) -> None:
     match what:
         case "lines":
             print("to standard output")
@@ -136,9 +140,9 @@ def _print(what: str) -> None:
             os.write(1, b"\xff\x00\xd8 and a \x1b[31mcolour\n")
         case "a long line":
             print("x" * 100_000)
-        case "a gigabyte":
+        case "very much":
             block = ("y" * 99 + "\n").encode() * 10_000
-            for _ in range(1_074):
+            for _ in range(size // len(block)):
                 os.write(1, block)
 
 

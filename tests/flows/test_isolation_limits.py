@@ -49,15 +49,17 @@ def test_native_code_that_keeps_the_lock_is_ended_by_the_item_timeout(scene: Sce
     scene.wait(lambda: not set(grandchildren) & set(worker.strays()), 10, "the end of what the ended processes had started")
 
 
-def test_one_that_keeps_the_lock_keeps_the_lease_and_is_started_once(scene: Scene) -> None:
+@pytest.mark.timeout(180)
+def test_one_that_keeps_the_lock_keeps_the_lease_and_is_started_once(scene: Scene, full: bool) -> None:
+    lease, held = (15, 60) if full else (2, 0)
     for _ in range(2):
-        scene.start_worker(processor=BOTH, isolation="process", lease_ttl="2s")
+        scene.start_worker(processor=BOTH, isolation="process", lease_ttl=f"{lease}s")
     os.mkfifo(gate_file(scene.folder, "lease"))
     batch_id = scene.job([bad("keep the lock", gate="lease"), "b"], processor="work")
     scene.wait_start(batch_id, 0)
     first = scene.batch(batch_id)["lease_expires_at"]
-    outlived = first + timedelta(seconds=2)
-    scene.wait(lambda: scene.batch(batch_id)["lease_expires_at"] > outlived, 30, "the lease to be kept beyond its first end")
+    outlived = first + timedelta(seconds=max(lease, held))
+    scene.wait(lambda: scene.batch(batch_id)["lease_expires_at"] > outlived, held + 30, "the lease to be kept beyond its first end")
     gate_file(scene.folder, "lease").write_text("x")
     assert scene.wait_end(batch_id)["epoch"] == 1
     assert scene.starts(batch_id) == [(0, 1), (1, 1)]

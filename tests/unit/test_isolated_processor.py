@@ -137,6 +137,7 @@ class Told:
 
     log: Any = None
     cancelled = False
+    deadline: float | None = None
 
     def __init__(self) -> None:
         self.batch = BatchInfo(uuid4(), 1, {"to": "whom"})
@@ -148,7 +149,7 @@ class Told:
         self.percents.append(percent)
         return DONE
 
-    async def checkpoint(self, state: Any) -> None:
+    async def checkpoint(self, state: Any, *, wait: bool = True) -> None:
         """See `Context`."""
         self.saved.append(state)
         if state == "refused":
