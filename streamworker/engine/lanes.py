@@ -55,7 +55,10 @@ class Lane:
 
 
 class Lanes:
-    """The lanes of one run. After `look_out`, `slow()` is called again and again while an item runs longer than `SLOW`."""
+    """The lanes of one run. After `look_out`, `slow()` is called again and again while an item runs longer than `SLOW`.
+
+    `above` is the task that runs the lanes where they have tasks of their own: they are cancelled with it.
+    """
 
     def __init__(self, lanes: list[Lane], item_timeout: float | None, heartbeat: Heartbeat, slow: Callable[[], None]) -> None:
         self.all = lanes
@@ -64,6 +67,7 @@ class Lanes:
         self._slow = slow
         self._loop = asyncio.get_running_loop()
         self._ticking: asyncio.TimerHandle | None = None
+        self.above: asyncio.Task[Any] | None = None
 
     def busy(self) -> int:
         """How many have an item in hand."""
@@ -92,9 +96,7 @@ class Lanes:
         call.running = True
         try:
             outcome = await answer
-            if call.timed_out and isinstance(outcome, Interrupted):
-                outcome = self._timed_out()
-            return outcome
+            return self._judge(lane, context) if isinstance(outcome, Interrupted) else outcome
         finally:
             context.stopped = True
             lane.context = None
@@ -102,6 +104,16 @@ class Lanes:
             call.overdue_at = lane.began = float("inf")
             if lane.timeout is not None:
                 self._unlimit(lane)
+
+    def _judge(self, lane: Lane, context: ItemContext) -> Outcome:
+        """What it means that an item was cancelled."""
+        if lane.call.timed_out:
+            return self._timed_out()
+        if context.interrupted or lane.running is None or (self.above is not None and self.above.cancelling()):
+            return Interrupted()
+        while lane.running.cancelling():  # the processor cancelled its own task: that is its own affair, and an attempt
+            lane.running.uncancel()
+        return Failed("CancelledError")
 
     def stop(self) -> None:
         """Interrupt what runs."""

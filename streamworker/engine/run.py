@@ -123,6 +123,7 @@ class Run:
         self._stop()
 
     async def _passes(self) -> bool:
+        self._lanes.above = asyncio.current_task()
         while True:
             async with asyncio.TaskGroup() as group:
                 for lane in self._lanes.all:

@@ -58,13 +58,16 @@ class Sprint:
         """Start this item and those that follow, as far as the mark goes and fairness allows; returns the one that is not done with."""
         lane.call.running, lane.call.timed_out, lane.call.told = True, False, False
         rows: list[ItemRecord] = []
-        underway = self._run(lane, item, rows)
-        lane.call.running, lane.began = False, float("inf")
-        if underway is not None:
-            self._recorder.may_start(underway.item.position)
-            underway.context.stopped = isinstance(underway.came, Outcome)
-        if rows:
-            self._recorder.add_quick(rows, underway is None and self._is_last(rows[-1]))
+        underway: Underway | None = None
+        try:
+            underway = self._run(lane, item, rows)
+        finally:
+            lane.call.running, lane.began = False, float("inf")
+            if underway is not None:
+                self._recorder.may_start(underway.item.position)
+                underway.context.stopped = isinstance(underway.came, Outcome)
+            if rows:
+                self._recorder.add_quick(rows, underway is None and self._is_last(rows[-1]))
         return underway
 
     def _run(self, lane: Lane, item: OpenItem, rows: list[ItemRecord]) -> Underway | None:

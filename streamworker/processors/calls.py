@@ -122,14 +122,22 @@ def begin(call: Callable[[Item, Context], Any], item: Item, context: Context) ->
     """Call an async processor up to its first wait: its outcome where it ends before that, else the rest, for `finish`."""
     try:
         coroutine = call(item, context)
-        if type(coroutine) is not CoroutineType:
-            return coroutine  # type: ignore[no-any-return]  # something else that can be awaited
-        waits_for = coroutine.send(None)
-    except StopIteration as ended:
-        return outcome_of(ended.value)
     except BaseException as error:
         return _ended_by(error)
-    return Started(coroutine, waits_for)
+    if type(coroutine) is not CoroutineType:
+        return coroutine  # type: ignore[no-any-return]  # something else that can be awaited
+    try:
+        waits_for = coroutine.send(None)
+    except StopIteration as ended:
+        returned = ended.value
+    except BaseException as error:
+        return _ended_by(error)
+    else:
+        return Started(coroutine, waits_for)
+    try:
+        return outcome_of(returned)
+    except BaseException as error:  # what was returned is user code too
+        return _ended_by(error)
 
 
 async def finish(rest: Awaitable[Any]) -> Outcome:

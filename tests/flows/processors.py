@@ -20,6 +20,7 @@ from typing import Any
 from streamworker import Context, Item, Permanent, Result, RetryAfter
 
 FOLDER = "STREAMWORKER_TEST_FOLDER"
+FOREVER = 3600
 TICK = 0.005
 
 
@@ -112,6 +113,8 @@ def _do(item: Item, context: Context) -> Any:
             raise _raised(terms["what"])
         case "return":
             return _returned(terms["what"])
+        case "return hostile":
+            return Hostile(what=terms["what"])
         case "effect":
             return Result({"position": item.position}, write=_effect(item))
         case "frames" if item.attempt == 1:
@@ -139,6 +142,11 @@ async def work(item: Item, context: Context) -> Any:
             case "hold" | "fail then hold" if item.attempt > 1 or terms["do"] == "hold":
                 while not _is_open(item):  # noqa: ASYNC110 the gate is a file
                     await asyncio.sleep(TICK)
+            case "cancel itself":
+                task = asyncio.current_task()
+                assert task is not None
+                task.cancel()
+                await asyncio.sleep(FOREVER)
             case "ignore cancel":
                 while not _is_open(item):
                     with suppress(asyncio.CancelledError):
@@ -202,6 +210,13 @@ class Unspeakable(Exception):
 
     def __str__(self) -> str:
         raise RuntimeError("no text")
+
+
+class Hostile(dict[str, Any]):
+    """Raises when it is looked at."""
+
+    def items(self) -> Any:
+        raise _raised(self["what"])
 
 
 def _raised(what: str) -> BaseException:

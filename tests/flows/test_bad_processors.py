@@ -140,6 +140,22 @@ def test_whatever_is_raised_is_a_failed_attempt(shared: Scene, worker: WorkerPro
     assert (row["epoch"], len({line.pid for line in shared.log(row["id"])})) == (1, 1), "nobody died of it"
 
 
+def test_a_result_that_raises_when_it_is_looked_at(shared: Scene, worker: WorkerProcess, mode: tuple[str, str]) -> None:
+    whats = ("system exit", "keyboard interrupt", "cancelled", "base")
+    row, items = shared.run([item for what in whats for item in (act("return hostile", what=what), "good")], mode[1])
+    assert (row["succeeded"], row["failed"], row["epoch"]) == (len(whats), len(whats), 1)
+    assert [item["error"] for item in items[::2]] == [RAISED[what] for what in whats]
+    assert [item["attempts"] for item in items] == [2, 1] * len(whats)
+
+
+def test_an_item_that_cancels_its_own_task_has_failed(shared: Scene, worker: WorkerProcess, mode: tuple[str, str]) -> None:
+    if mode[1] == "plain":
+        pytest.skip("a plain function has no task of its own")
+    _, items = shared.run(["good", act("cancel itself"), "good"], mode[1])
+    assert [(item["status"], item["attempts"]) for item in items] == [("completed", 1), ("failed", 2), ("completed", 1)]
+    assert items[1]["error"] == "CancelledError"
+
+
 def test_a_million_calls_of_progress_are_few_events(shared: Scene, worker: WorkerProcess, mode: tuple[str, str], full: bool) -> None:
     times = 1_000_000 if full else 100_000
     row, items = shared.run([act("tell", times=times)], mode[1])
