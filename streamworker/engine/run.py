@@ -25,7 +25,7 @@ from streamworker.errors import ConfigurationError, LeaseLost
 from streamworker.messages import TERMINAL, ItemEvent, clean_text
 from streamworker.observe.events import Events, ItemFinished, ItemRetried, ItemStarted, OutageOver, Step
 from streamworker.processors.api import BatchInfo, Unavailable
-from streamworker.processors.calls import Failed, Interrupted, OpenProcessor, Outcome, Succeeded, failure_of, finish
+from streamworker.processors.calls import Failed, Interrupted, OpenProcessor, Outcome, Succeeded, failure_of
 from streamworker.store import items
 from streamworker.store.batches import DIED, Acquired, BatchState, ChargedItem, timed_out, too_many_failures
 from streamworker.store.items import ItemRecord, OpenItem
@@ -208,7 +208,7 @@ class Run:
         work, came = Work(underway.item, 1), underway.came
         if not isinstance(came, Outcome):
             lane.began = underway.began
-            came = await self._lanes.call(lane, self._policy, underway.context, finish(came))
+            came = await self._lanes.call(lane, self._policy, underway.context, sprint.finish(came))
         return await self._ended(work, underway.context, underway.began, came)
 
     async def _ended(self, work: Work, context: ItemContext, began: float, outcome: Outcome) -> Work | None:

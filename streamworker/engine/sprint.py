@@ -40,13 +40,17 @@ class Sprint:
         voice: Voice,
         is_last: Callable[[ItemRecord], bool],
     ) -> None:
-        self._begin = processor.begin
+        self._processor = processor
         self._batch_id = batch_id
         self._hold = hold
         self._source = source
         self._recorder = recorder
         self._voice = voice
         self._is_last = is_last
+
+    async def finish(self, rest: Awaitable[Any]) -> Outcome:
+        """The outcome of an item that is under way."""
+        return await self._processor.finish(rest)
 
     def may_start(self, work: Work) -> bool:
         """Whether a sprint may begin with this start: a first attempt below the durable mark, among quick items."""
@@ -79,7 +83,7 @@ class Sprint:
             item, lane.began = following, now
             context = ItemContext(self._voice, item.position, item.key, 1)
             given = item_of(self._batch_id, item, 1)
-            came = given if isinstance(given, Failed) else self._begin(given, context)
+            came = given if isinstance(given, Failed) else self._processor.begin(given, context)
             if type(came) is not Succeeded or came.write is not None or context.has_told:
                 return Underway(item, context, now, came)
             context.stopped = True

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import os
 import queue
 import threading
 import time
@@ -140,14 +141,6 @@ def begin(call: Callable[[Item, Context], Any], item: Item, context: Context) ->
         return _ended_by(error)
 
 
-async def finish(rest: Awaitable[Any]) -> Outcome:
-    """Await the rest; the outcome is Interrupted where the awaiting task was cancelled."""
-    try:
-        return outcome_of(await rest)
-    except BaseException as error:
-        return _ended_by(error)
-
-
 def _ended_by(error: BaseException) -> Outcome:
     if isinstance(error, asyncio.CancelledError):
         asking = asyncio.current_task()
@@ -156,12 +149,19 @@ def _ended_by(error: BaseException) -> Outcome:
     return failure_of(error)  # a CancelledError of the processor's own is a failed attempt like any other
 
 
+def only_in(process: int) -> None:
+    """A process that user code has forked, and that came back from it, ends here: the worker is another one, and goes on."""
+    if os.getpid() != process:
+        os._exit(0)
+
+
 class CallThread:
     """One thread that runs plain functions, one after another; what it runs can be interrupted."""
 
     def __init__(self, name: str) -> None:
         self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Callable[[Outcome], None]] | None] = queue.SimpleQueue()
         self._running = False
+        self._process = os.getpid()
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
 
@@ -202,6 +202,7 @@ class CallThread:
                 self._running = False
         except Interruption:
             pass
+        only_in(self._process)
         while True:
             try:
                 return done(outcome)
@@ -214,6 +215,7 @@ class LoopThread:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
+        self._process = os.getpid()
         self._thread = threading.Thread(target=self._loop.run_forever, name="processor-loop", daemon=True)
         self._thread.start()
 
@@ -230,6 +232,7 @@ class LoopThread:
             except BaseException as error:
                 running = asyncio.current_task()
                 outcome = Interrupted() if running is not None and running.cancelling() else failure_of(error)
+            only_in(self._process)
             done(outcome)
 
         started = asyncio.run_coroutine_threadsafe(serve(), self._loop)
@@ -255,6 +258,7 @@ class OpenProcessor:
         self._call = call
         self._async = is_async(call)
         self._thread = thread
+        self._process = os.getpid()
         self._idle: list[CallThread] = []
         self.abandoned = False
 
@@ -308,7 +312,7 @@ class OpenProcessor:
         if self._thread:
             return await self._call_on_thread(self._thread, item, context)
         ended = self.begin(item, context)
-        return ended if isinstance(ended, Outcome) else await finish(ended)
+        return ended if isinstance(ended, Outcome) else await self.finish(ended)
 
     @property
     def is_direct(self) -> bool:
@@ -317,7 +321,19 @@ class OpenProcessor:
 
     def begin(self, item: Item, context: Context) -> Outcome | Awaitable[Any]:
         """Where it `is_direct`: call it up to its first wait; the rest, if any, is for `finish`."""
-        return begin(self._call, item, context)
+        try:
+            return begin(self._call, item, context)
+        finally:
+            only_in(self._process)
+
+    async def finish(self, rest: Awaitable[Any]) -> Outcome:
+        """Await the rest of what was begun; the outcome is Interrupted where the awaiting task was cancelled."""
+        try:
+            return outcome_of(await rest)
+        except BaseException as error:
+            return _ended_by(error)
+        finally:
+            only_in(self._process)
 
     async def _call_in_thread(self, item: Item, context: Context) -> Outcome:
         ended, done = _ending()

@@ -107,6 +107,11 @@ def _do(item: Item, context: Context) -> Any:
         case "burn":
             while not _is_open(item):
                 sum(range(10_000))
+        case "crash":
+            ctypes.string_at(0)
+        case "fork":
+            forked = os.fork()  # both come back
+            return "from the wrong process" if forked == 0 else f"{os.waitpid(forked, 0)[1]}"
         case "keep the lock":
             ctypes.PyDLL(None).sleep(terms["seconds"])
         case "raise":

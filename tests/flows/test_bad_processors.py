@@ -156,6 +156,12 @@ def test_an_item_that_cancels_its_own_task_has_failed(shared: Scene, worker: Wor
     assert items[1]["error"] == "CancelledError"
 
 
+def test_what_forks_stays_one_worker(shared: Scene, worker: WorkerProcess, mode: tuple[str, str]) -> None:
+    row, items = shared.run([act("fork"), "good", act("fork"), "good"], mode[1])
+    assert [item["result"] for item in items[::2]] == ["0", "0"]
+    assert (row["epoch"], shared.attempts(row["id"])) == (1, [1] * 4)
+
+
 def test_a_million_calls_of_progress_are_few_events(shared: Scene, worker: WorkerProcess, mode: tuple[str, str], full: bool) -> None:
     times = 1_000_000 if full else 100_000
     row, items = shared.run([act("tell", times=times)], mode[1])

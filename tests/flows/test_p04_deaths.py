@@ -52,7 +52,7 @@ class TestDeaths:
         scene.wait_announced(batch_id)
 
     def test_one_that_kills_only_once_is_completed(self, scene: Scene) -> None:
-        batch_id = scene.job([sleep(30), act("die", times=1), sleep(30)])
+        batch_id = scene.job([sleep(30), act("crash", times=1), sleep(30)])
         assert scene.relay(batch_id)["succeeded"] == 3
         assert scene.starts(batch_id) == [(0, 1), (1, 1), (1, 2), (2, 1)]
 
