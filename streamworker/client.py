@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from streamworker.broker.connection import CONNECTION_ERRORS, connect
+from streamworker.broker.live import read_live
 from streamworker.broker.revisions import Revisions, Verdict
 from streamworker.broker.tail import Tail
 from streamworker.embedded import servers
 from streamworker.errors import ConfigurationError, InvalidMessage, InvalidSubmission
-from streamworker.messages import TERMINAL, ProgressEvent, decode_event
+from streamworker.messages import TERMINAL, ItemEvent, ProgressEvent, decode_event
 from streamworker.settings import Settings
 from streamworker.store import catalog, submission
 from streamworker.store.migrate import check_schema, migrate
@@ -94,6 +96,22 @@ class Client:
     async def status(self, batch_id: UUID | str) -> Batch:
         """The batch as Postgres has it now; BatchNotFound when there is none."""
         return await catalog.read_batch(self._pool, as_id(batch_id))
+
+    async def in_flight(self, batch_id: UUID | str) -> Sequence[ItemEvent]:
+        """The items that are being worked on, with the percent, stage and message that each told last.
+
+        They stand on the progress stream alone: empty without Redis, and without what was trimmed or buried under 10,000 newer entries.
+        """
+        target = as_id(batch_id)
+        batch = await catalog.read_batch(self._pool, target)
+        if self._redis is None or batch.worker is None or batch.status in TERMINAL:
+            return []
+        try:
+            found = await read_live(self._redis, self._settings.progress_stream, str(target), batch.epoch)
+        except (*CONNECTION_ERRORS, ResponseError):
+            return []
+        still = await catalog.open_positions(self._pool, target, [item.position for item in found])
+        return [item for item in found if item.position in still]
 
     async def list(self, status: str | None = None, limit: int = 50) -> list[Batch]:
         """The newest batches first, of one status or of all."""

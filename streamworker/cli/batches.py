@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from itertools import chain
 from uuid import UUID
 
+import msgspec
+
 from streamworker.cli.options import SERVERS, Subparsers, add_command, add_settings, asynchronous, open_client, read_id
+from streamworker.cli.progress import doing
 from streamworker.cli.text import duration, escape, json_text, moment, print_array, print_table
 from streamworker.client import Client
 from streamworker.errors import StreamworkerError
-from streamworker.messages import TERMINAL
+from streamworker.messages import TERMINAL, ItemEvent
 from streamworker.store.catalog import STATUSES
 from streamworker.store.rows import Batch, ItemRow
 
@@ -75,17 +78,17 @@ async def show_status(arguments: argparse.Namespace) -> int:
             wanted = None if arguments.items == "all" else arguments.items
             await _show_items(client.items(batch_id, wanted), arguments.json)
             return 0
-        batch = await client.status(batch_id)
+        batch, in_flight = await client.status(batch_id), await client.in_flight(batch_id)
         if arguments.json:
-            print(json_text(batch))
+            print(json_text(msgspec.structs.asdict(batch) | {"in_flight": in_flight}))
         else:
-            _show_batch(batch)
+            _show_batch(batch, in_flight)
             if batch.failed:
                 await show_failures(client, batch_id)
     return 0
 
 
-def _show_batch(batch: Batch) -> None:
+def _show_batch(batch: Batch, in_flight: Sequence[ItemEvent]) -> None:
     done = f"{batch.processed} of {batch.total} ({batch.percent:g} %), {batch.failed} failed"
     processor = batch.processor or "(the first of the worker)"
     own = [("batch", str(batch.id)), ("status", batch.status), ("done", done), ("processor", processor)]
@@ -95,6 +98,7 @@ def _show_batch(batch: Batch) -> None:
         own.append(("worker", f"{batch.worker}, epoch {batch.epoch}"))
     if batch.error:
         own.append(("error", batch.error))
+    own += [("in flight", f"{doing(item)} (attempt {item.attempt})") for item in in_flight]
     times = [(name, moment(getattr(batch, f"{name}_at"))) for name in ("created", "started", "finished")]
     for name, value in chain(own, ((name, at) for name, at in times if at)):
         print(f"{name:<10} {escape(value)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -44,6 +44,11 @@ async def read_items(pool: Pool, batch_id: UUID, status: str | None) -> AsyncGen
         position, limit = rows[-1]["position"], _next_limit(rows)
     if position < 0 and not await pool.fetchval(query("batch_exists"), batch_id):
         raise not_found(batch_id)
+
+
+async def open_positions(pool: Pool, batch_id: UUID, positions: Sequence[int]) -> set[int]:
+    """Those of the positions whose items have not ended."""
+    return {row["position"] for row in await pool.fetch(query("open_positions"), batch_id, positions)}
 
 
 async def read_snapshot(pool: Pool, batch_id: UUID) -> ProgressEvent:

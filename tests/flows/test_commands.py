@@ -22,6 +22,7 @@ from streamworker.messages import ItemEvent, ProgressEvent, dead_letter, encode_
 from tests.servers import RedisServer, run_async, run_sql
 
 HOSTILE = "evil\x1b[31m\u202e\r\nFAKE"
+SPELT = "evil\\x1b[31m\\u202e\\r\\nFAKE"
 
 
 @dataclass(frozen=True)
@@ -192,6 +193,24 @@ class TestLookingAtBatches:
         assert "done       3 of 3 (100 %), 2 failed" in done.out
         assert "error      evil\\x1b[31m\\u202e\\r\\nFAKE" in done.out
         assert "failed: scans/b.png: evil\\x1b[31m\\u202e\\r\\nFAKE (attempt 1)" in done.out
+
+    def test_what_the_items_in_flight_told_last(self, run, batch: str, database_url: str, broker) -> None:
+        run_sql(database_url, "UPDATE streamworker.batches SET status = 'processing', worker = 'w', epoch = 2")
+        run_sql(database_url, "UPDATE streamworker.items SET status = 'failed', finished_at = now() WHERE position = 2")
+        old, new = (
+            ItemEvent(0, HOSTILE, "processing", 1, percent, "vision", "Looking", None) for percent in (10.0, 40.0)
+        )  # the newest of each counts
+        ended, unheard = (ItemEvent(n, "b", "processing", 1) for n in (1, 2))  # of the one the end was told, of the other it was lost
+        for epoch, items in ((1, [ItemEvent(7, "of another epoch", "processing", 1)]), (2, [old, ended, unheard]), (2, [new]),
+                             (2, [ItemEvent(1, "b", "completed", 1)])):  # fmt: skip
+            event = ProgressEvent(1, batch, 1, "", "processing", 3, 0, 0, 0, 0.0, None, "w", epoch, None, items)
+            broker.xadd("progress", {"batch_id": batch, "event": encode_event(event)})
+            broker.xadd("progress", {"batch_id": "another", "event": b"{}"})
+        assert f"in flight  {SPELT} · vision · Looking · 40 % (attempt 1)" in run("status", batch).out.splitlines()
+        (told,) = run("status", batch, "--json").json["in_flight"]
+        assert (told["position"], told["percent"], told["stage"], told["message"]) == (0, 40.0, "vision", "Looking")
+        broker.delete("progress")
+        assert run("status", batch, "--json").json["in_flight"] == []
 
     def test_items_of_one_status(self, run, batch: str, database_url: str) -> None:
         finish(database_url, batch, failed=2)
