@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from tests.chaos.history import Command, Fault, History, Operation
 from tests.chaos.story import GROUP, PROGRESS, STREAM, Story
@@ -255,6 +256,46 @@ def an_attempt_is_counted_without_a_start_or_a_death(story: Story) -> Story:
     story.record("w0", 0, "processing", attempts=2)
     story.record("w0", 0, "processing", attempts=3)
     story.start("w0", 0, 3)
+    return story
+
+
+def paused(claimed_at: str = "2026-01-01T12:00:02+00:00", **claim: Any) -> Story:
+    """A batch of two items whose service is away until noon; another worker goes on then."""
+    story = Story()
+    story.submit(size=2, expect="completed")
+    story.claim("w0")
+    story.pause("w0", 0, "2026-01-01T12:00:00+00:00")
+    story.claim("w1", error=None, lease_expires_at=claimed_at, **claim)  # the lease lives for two seconds
+    if not claim:
+        story.item("w1", 0)
+        story.start("w1", 1)
+        story.kill("w1")
+        story.claim("w0", charged={1: {"attempts": 1, "error": "worker died while processing"}})
+        story.record("w0", 1, "processing", attempts=2)
+        story.item("w0", 1, attempt=2, last=True)
+        story.finish("w0")
+    return story
+
+
+@fires("C5")
+def a_pause_that_is_not_waited_for(story: Story) -> Story:
+    return paused("2026-01-01T12:00:01+00:00")
+
+
+@fires("C5")
+def a_pause_that_cost_an_attempt(story: Story) -> Story:
+    story = paused(frontier=1)
+    story.record("w1", 0, "processing", attempts=2)
+    story.item("w1", 0, 2)
+    return story
+
+
+@fires("C5")
+def a_start_after_a_pause_that_never_was(story: Story) -> Story:
+    story = running()
+    story.start("w0", 0)
+    story.end("w0", 0, outcome="Unavailable")
+    story.start("w0", 0)
     return story
 
 

@@ -6,6 +6,7 @@ import bisect
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from itertools import pairwise
 
 from tests.chaos.history import TERMINAL, Change, Fault, History, Line, ended
@@ -28,12 +29,14 @@ INTERRUPTING = frozenset(
     }
 )
 HARMLESS = frozenset({"duplicate", "poison", "block"})  # work that hurts: nothing outside the worker is broken
+AWAY = "Unavailable"  # the outcome of such an end
 CANCEL_GRACE = 1.0  # contract: the item in flight is interrupted within 1 s of a cancel
 RECOVERY = 5.0  # reliability D1: all goes on within 5 s after a server is back
 
 
 def attempts(history: History) -> Iterator[str]:
     """C5: attempts count up from 1 to at most max_attempts, none twice but for a reason, and each start was durable before it happened."""
+    yield from _paused(history)
     for (batch, position), starts in history.starts.items():
         row = history.final(batch)
         if row is None:
@@ -51,6 +54,26 @@ def attempts(history: History) -> Iterator[str]:
                 yield from _durable(history, start, since)
 
 
+def _paused(history: History) -> Iterator[str]:
+    """Nobody takes a paused batch before its time, all by Postgres' clock."""
+    ttl = timedelta(seconds=history.option("lease_ttl", 15.0))
+    for batch, commits in history.commits.items():
+        for commit in commits:
+            before, after = commit.before, commit.after
+            if not commit.claims or after is None or before is None or before["worker"] is not None or before["status"] != "processing":
+                continue
+            if (until := before.get("paused_until")) and (lease := after.get("lease_expires_at")):
+                early = (datetime.fromisoformat(until) - (datetime.fromisoformat(lease) - ttl)).total_seconds()
+                if early > 0.01:
+                    yield f"batch {batch} was claimed by {after['worker']} {early:.2f} s before its pause was over"
+
+
+def _was_away(history: History, start: Line) -> bool:
+    """True if this start ended so that it counts for nothing: what its item needs was away."""
+    ends = [line for line in history.lines_of[start.worker] if line.edge == "end" and line.at >= start.at]
+    return any((e.batch, e.position, e.attempt, e.outcome) == (start.batch, start.position, start.attempt, AWAY) for e in ends[:1000])
+
+
 def _counting(history: History, starts: Sequence[Line], allowed: int) -> Iterator[str]:
     name = f"item {starts[0].position} of batch {starts[0].batch}"
     unexplained = 0
@@ -61,12 +84,14 @@ def _counting(history: History, starts: Sequence[Line], allowed: int) -> Iterato
         if before is None or start.attempt > last:
             if start.attempt > last + 1 and not _charged(history, before, start, last):
                 yield f"{name}: attempt {start.attempt} started after attempt {last}, and nobody charged those between"
+            if before is not None and _was_away(history, before) and not _charged(history, before, start, last - 1):
+                yield f"{name}: attempt {last} ended since its service was away, and yet it counted"
             continue
         if start.attempt < last:
             yield f"{name}: attempt {start.attempt} started after attempt {last}"
         elif history.epoch(before) == history.epoch(start):
             yield f"{name}: attempt {start.attempt} started twice under epoch {history.epoch(start)}"
-        elif not _handed_over(history, before, start):
+        elif not (_was_away(history, before) or _handed_over(history, before, start)):
             unexplained += 1
             if unexplained > 1 or allowed == 1:
                 yield f"{name}: attempt {start.attempt} started again after a death, for the {unexplained}. time, max_attempts is {allowed}"

@@ -68,6 +68,13 @@ class Load:
         items = [self._item(do="fail", times=self.chance.choice((0, 0, 1, 3)), ms=5) for _ in range(self.chance.randint(5, 30))]
         return await self.submit(items, expect="completed")
 
+    async def needy(self) -> str:
+        """Items that need a service, and perhaps write a row each; one start is enough, however often the service is away."""
+        writes = self.chance.random() < 0.5
+        terms: dict[str, Any] = {"do": "effect", "times": 0} if writes else {"do": "sleep"}
+        items = [self._item(needs=True, ms=self.chance.randint(1, 40), **terms) for _ in range(self.chance.randint(5, 60))]
+        return await self.submit(items, expect="completed", effects=writes)
+
     async def failing(self) -> str:
         """Every other item fails for good; retried once it has ended."""
         items = [self._item(do="fail", times=99 * (n % 2), ms=5) for n in range(self.chance.randint(4, 16))]
@@ -146,7 +153,7 @@ class Load:
         return [
             lambda: self.steady(self.chance.randint(10, 80)),
             lambda: self.steady(self.chance.randint(100, 250), 5, 70),
-            self.effects, self.thread, self.stumbling, self.failing, self.cancelled, self.message, self.crowd, self.bad_message,
+            self.effects, self.thread, self.stumbling, self.needy, self.failing, self.cancelled, self.message, self.crowd, self.bad_message,
         ]  # fmt: skip
 
     # --- the operations ---------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import Any
 import redis
 
 from tests.chaos.load import Load
+from tests.chaos.processors import AWAY
 from tests.chaos.world import Spawned, World, socket_of
 from tests.servers import wait_for
 
@@ -51,6 +52,7 @@ KINDS: dict[str, int] = {
     "partition": 2,
     "hold": 3,
     "slow": 1,
+    "away": 4,
     "duplicate": 2,
     "poison": 2,
     "block": 2,
@@ -362,6 +364,16 @@ class Nemesis:
         return True
 
     # --- work that hurts ------------------------------------------------------------------------------------------------------
+
+    async def away(self) -> bool:
+        """What some items need is away for a while."""
+        await self.load.needy()
+        began, marker = time.monotonic(), self.world.processor_log.with_name(AWAY)
+        marker.touch()
+        await asyncio.sleep(self.chance.uniform(0.3, 4.0))
+        marker.unlink()
+        self.world.note("away", began=began)
+        return True
 
     async def duplicate(self) -> bool:
         """The same batch asked for several times."""

@@ -2,7 +2,8 @@
 
 The payload says what to do: `{"do": "sleep", "ms": 20}` (the default), `fail` (its first `times` attempts), `poison` (ends the worker),
 `block` (holds the event loop), `burn` (holds the interpreter), `effect` (writes a row in the
-transaction that records the item; on its first `times` attempts it fails after that).
+transaction that records the item; on its first `times` attempts it fails after that). With `needs` the item needs a service, which is away
+while there is a file `away` beside the log.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 
-from streamworker import Context, Item, Result
+from streamworker import Context, Item, Result, Unavailable
 
 LOG = "CHAOS_LOG"  # the file of the processor log
+AWAY = "away"
 ROUND = 0.02  # seconds between two looks at the clock while something is held
 
 
@@ -60,6 +63,8 @@ def _hold(item: Item) -> Any:
     """What needs no event loop; returns the result."""
     payload = item.payload if isinstance(item.payload, dict) else {}
     seconds = payload.get("ms", 5) / 1000
+    if payload.get("needs") and Path(os.environ[LOG]).with_name(AWAY).exists():
+        raise Unavailable("the service is away, as the nemesis wants it")
     match payload.get("do", "sleep"):
         case "poison":
             os._exit(1)

@@ -143,9 +143,18 @@ class Story:
         """The processor log's line for a start."""
         self.history.lines.append(Line(self.tick(), "start", worker, 1, batch, position, attempt))
 
-    def end(self, worker: str, position: int, attempt: int = 1, batch: str = "b") -> None:
+    def end(self, worker: str, position: int, attempt: int = 1, batch: str = "b", outcome: str = "ok") -> None:
         """The line for an end."""
-        self.history.lines.append(Line(self.tick(), "end", worker, 1, batch, position, attempt, "ok"))
+        self.history.lines.append(Line(self.tick(), "end", worker, 1, batch, position, attempt, outcome))
+
+    def pause(self, worker: str, position: int, until: str, batch: str = "b") -> None:
+        """A start that finds its service away: the batch is given back."""
+        self.start(worker, position, batch=batch)
+        self.end(worker, position, batch=batch, outcome="Unavailable")
+        row = self.batches[batch]
+        changes = {"worker": None, "frontier": 0, "revision": row["revision"] + 1, "error": "paused: x", "paused_until": until}
+        self.commit(worker, batch, changes)
+        self.announce(worker, batch)
 
     def item(self, worker: str, position: int, attempt: int = 1, batch: str = "b", last: bool = False) -> None:
         """Start, end and record."""

@@ -6,13 +6,15 @@ from collections import Counter
 
 import pytest
 
-from tests.chaos.bad_histories import CASES, Case, burst, duplicated, released, retried
+from tests.chaos.bad_histories import CASES, Case, burst, duplicated, paused, released, retried
 from tests.chaos.checker import CHECKS, check, report
 from tests.chaos.story import Story, good
 
 
 @pytest.mark.parametrize(
-    "story", [good(), released(), burst(), retried(), duplicated()], ids=["good", "released", "burst", "retried", "duplicated"]
+    "story",
+    [good(), released(), burst(), retried(), duplicated(), paused()],
+    ids=["good", "released", "burst", "retried", "duplicated", "paused"],
 )
 def test_a_sound_history_passes(story: Story) -> None:
     assert check(story.history) == {}
