@@ -64,7 +64,7 @@ def test_flags_win_over_the_environment_and_that_over_defaults() -> None:
 
 def test_the_table_of_options_and_the_fields_are_the_same_list() -> None:
     assert {option.name for option in OPTIONS} == set(Settings.__dataclass_fields__)
-    assert len({option.variable for option in OPTIONS}) == len({option.flag for option in OPTIONS}) == len(OPTIONS)
+    assert len({option.variable for option in OPTIONS}) == len({option.flag or option.name for option in OPTIONS}) == len(OPTIONS)
     for option in OPTIONS:
         assert option.help
 
