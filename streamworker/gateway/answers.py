@@ -9,8 +9,10 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 JSON = "application/json"
+PROTOCOL = "streamworker.v1"
 _ENCODER = msgspec.json.Encoder(decimal_format="number")
 
 
@@ -35,3 +37,25 @@ def refused(_request: Request, error: Exception) -> Response:
 def not_found(_request: Request, error: Exception) -> Response:
     """The answer to BatchNotFound."""
     return reply({"error": str(error)}, 404)
+
+
+async def refuse(scope: Scope, receive: Receive, send: Send, status: int, sentence: str) -> None:
+    """Refuse a request, or a WebSocket, before anything else has seen it.
+
+    A browser does not tell a page why a handshake failed. So who has no right any more is let in, told, and shown out with 4401:
+    then the page asks for a token and does not come back on its own. Strangers get no further than the handshake.
+    """
+    if scope["type"] == "websocket" and status == 401:
+        await receive()
+        offered = PROTOCOL if PROTOCOL in scope.get("subprotocols", ()) else None
+        await send({"type": "websocket.accept", "subprotocol": offered})
+        await send({"type": "websocket.close", "code": 4401, "reason": "no or bad token"})
+        return
+    headers = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "60"}, 503: {"Retry-After": "5"}}.get(status)
+    answer = reply({"error": sentence}, status, headers)
+    if scope["type"] == "http":
+        await answer(scope, receive, send)
+    elif "websocket.http.response" in scope.get("extensions", {}):
+        await answer(scope, receive, send)  # starlette sends it as the answer to the handshake
+    else:
+        await send({"type": "websocket.close", "code": 4403})

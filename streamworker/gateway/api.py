@@ -8,37 +8,33 @@ import re
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from streamworker.gateway import parameters
 from streamworker.gateway.answers import Refusal, reply
-from streamworker.gateway.services import Services
+from streamworker.gateway.endpoints import route, services_of
+from streamworker.gateway.rights import only_allowed, require
 from streamworker.store import browsing, catalog
 
-PAGE, LARGEST_PAGE = 50, 200
 _PICTURE = re.compile(r"data:(image/(?:jpeg|png|webp));base64,([A-Za-z0-9+/]+={0,2})")
-
-
-async def services_of(request: Request) -> Services:
-    """The services of the app that this request came to."""
-    services: Services = await request.app.state.running.services()
-    return services
 
 
 async def list_batches(request: Request) -> Response:
     """A page of batches, the newest first."""
     given = parameters.query_parameters(request, ("status", "limit", "before"))
-    status, limit = parameters.status(given.get("status")), _limit(given)
+    status, limit = parameters.status(given.get("status")), parameters.limit_of(given)
     before = parameters.batch_id(given["before"], "before") if "before" in given else None
+    await require(request, None)
     services = await services_of(request)
     batches, following = await browsing.page_batches(services.pool, status, limit, before)
-    return reply({"batches": batches, "next": following})
+    allowed = await only_allowed(request, batches, lambda batch: batch.id)
+    return reply({"batches": allowed, "next": following})
 
 
 async def show_batch(request: Request) -> Response:
     """One batch."""
     parameters.query_parameters(request, ())
     batch_id = parameters.batch_id(request.path_params["id"])
+    await require(request, batch_id)
     services = await services_of(request)
     return reply(await catalog.read_batch(services.pool, batch_id))
 
@@ -46,8 +42,13 @@ async def show_batch(request: Request) -> Response:
 async def list_items(request: Request) -> Response:
     """A page of a batch's items, in order."""
     given = parameters.query_parameters(request, ("status", "limit", "after"))
-    batch_id, status, limit = parameters.batch_id(request.path_params["id"]), parameters.status(given.get("status")), _limit(given)
+    batch_id, status, limit = (
+        parameters.batch_id(request.path_params["id"]),
+        parameters.status(given.get("status")),
+        parameters.limit_of(given),
+    )
     after = parameters.whole("after", given.get("after"), 0, parameters.LARGEST_POSITION, -1)
+    await require(request, batch_id)
     services = await services_of(request)
     items, following = await browsing.page_items(services.pool, batch_id, status, after, limit)
     return reply({"items": items, "next": following})
@@ -57,6 +58,7 @@ async def show_item(request: Request) -> Response:
     """One item in full."""
     parameters.query_parameters(request, ())
     batch_id, position = parameters.batch_id(request.path_params["id"]), parameters.position(request.path_params["position"])
+    await require(request, batch_id)
     services = await services_of(request)
     item = await browsing.read_item(services.pool, batch_id, position)
     if item is None:
@@ -68,6 +70,7 @@ async def show_thumbnail(request: Request) -> Response:
     """The picture in an item's result."""
     parameters.query_parameters(request, ())
     batch_id, position = parameters.batch_id(request.path_params["id"]), parameters.position(request.path_params["position"])
+    await require(request, batch_id)
     services = await services_of(request)
     match = _PICTURE.fullmatch(await browsing.read_thumbnail(services.pool, batch_id, position) or "")
     try:
@@ -83,20 +86,17 @@ async def list_failures(request: Request) -> Response:
     """Failed items, grouped by their error."""
     parameters.query_parameters(request, ())
     batch_id = parameters.batch_id(request.path_params["id"])
+    await require(request, batch_id)
     services = await services_of(request)
     groups = await browsing.group_failures(services.pool, batch_id)
     return reply({"groups": groups})
 
 
-def _limit(given: dict[str, str]) -> int:
-    return parameters.whole("limit", given.get("limit"), 1, LARGEST_PAGE, PAGE)
-
-
 ROUTES = (
-    Route("/api/batches", list_batches),
-    Route("/api/batches/{id}", show_batch),
-    Route("/api/batches/{id}/items", list_items),
-    Route("/api/batches/{id}/items/{position}", show_item),
-    Route("/api/batches/{id}/items/{position}/thumbnail", show_thumbnail),
-    Route("/api/batches/{id}/failures", list_failures),
+    route("/api/batches", list_batches),
+    route("/api/batches/{id}", show_batch),
+    route("/api/batches/{id}/items", list_items),
+    route("/api/batches/{id}/items/{position}", show_item),
+    route("/api/batches/{id}/items/{position}/thumbnail", show_thumbnail),
+    route("/api/batches/{id}/failures", list_failures),
 )

@@ -7,25 +7,49 @@ from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from streamworker.errors import BatchNotFound
-from streamworker.gateway import api, page
+from streamworker.errors import BatchNotFound, ConfigurationError
+from streamworker.gateway import actions, api, dead_letters, page, session_api, workers
+from streamworker.gateway.access import Access
+from streamworker.gateway.addresses import Addresses, is_public
 from streamworker.gateway.answers import not_found, refused
+from streamworker.gateway.lasting import Lasting
+from streamworker.gateway.limits import Limits, Rate, RequestRate
+from streamworker.gateway.rights import Authorise
 from streamworker.gateway.services import Running
+from streamworker.gateway.sessions import Keys
+from streamworker.gateway.shield import Shield
 from streamworker.settings import Settings
 
 
-def app(redis_url: str | None = None, database_url: str | None = None, *, settings: Settings | None = None) -> Starlette:
-    """The gateway as an ASGI app, to be served as it is or mounted in another one."""
-    return build(settings or Settings.load())
+def app(
+    redis_url: str | None = None, database_url: str | None = None, *, settings: Settings | None = None, authorise: Authorise | None = None
+) -> Starlette:
+    """The gateway as an ASGI app, to be served as it is or mounted in another one, under any prefix.
+
+    Settings come from the environment unless given. `authorise(request_or_websocket, batch_id)` returns, or is awaited for, whether
+    this client may see (and, by its role, change) this batch; with None, what belongs to no batch. It is asked on every route.
+    Connections are opened at the first request and closed when the event loop ends; where the parent's lifespan enters
+    `app.router.lifespan_context(app)`, at its start and its end. Raises ConfigurationError.
+    """
+    if settings is None:
+        flags = {name: url for name, url in (("redis_url", redis_url), ("database_url", database_url)) if url is not None}
+        settings = Settings.load(flags)
+    return build(settings, authorise)
 
 
-def build(settings: Settings) -> Starlette:
+def build(settings: Settings, authorise: Authorise | None = None, limits: Limits | None = None) -> Starlette:
     """The app for these settings."""
-    running = Running(settings)
+    _check(settings, authorise)
+    limits = limits or Limits()
+    running, keys = Running(settings), Keys(settings)
+    lasting = Lasting(keys)
+    wrong_tokens = Rate(limits.wrong_tokens_a_minute / 60, limits.wrong_tokens_a_minute, limits.loopback_too)
+    requests = Rate(limits.requests_a_second, limits.burst, limits.loopback_too)
 
     @asynccontextmanager
     async def life(_app: Starlette) -> AsyncIterator[None]:
@@ -36,13 +60,36 @@ def build(settings: Settings) -> Starlette:
             await running.close()
 
     built = Starlette(
-        routes=[*page.ROUTES, *api.ROUTES, Route("/healthz", show_health)],
+        routes=[Route("/healthz", show_health), *page.ROUTES, *(route for part in PARTS for route in part.ROUTES)],
+        middleware=[
+            Middleware(Shield),
+            Middleware(RequestRate, requests),
+            Middleware(Access, Addresses(settings), keys, lasting, wrong_tokens),
+        ],
         exception_handlers={HTTPException: refused, BatchNotFound: not_found},
         lifespan=life,
     )
     built.router.redirect_slashes = False  # a redirect would leave the prefix, or lead to another host for `//host/`
-    built.state.running, built.state.files = running, page.load_files()
+    state = {
+        "running": running, "files": page.load_files(), "authorise": authorise, "limits": limits,
+        "keys": keys, "lasting": lasting, "wrong_tokens": wrong_tokens,
+    }  # fmt: skip
+    for name, value in state.items():
+        setattr(built.state, name, value)
     return built
+
+
+PARTS = (api, actions, dead_letters, workers, session_api)
+
+
+def _check(settings: Settings, authorise: Authorise | None) -> None:
+    """A name that is not this machine's means that others come by it, through a proxy: somebody must ask who they are."""
+    public = [host for host in settings.gateway_hosts if is_public(host)]
+    if public and settings.gateway_token is None and authorise is None:
+        raise ConfigurationError(
+            f"STREAMWORKER_GATEWAY_TOKEN: not set although STREAMWORKER_GATEWAY_HOSTS names {public[0]}; expected a token, "
+            "or `authorise` of a mounted gateway"
+        )
 
 
 async def show_health(_request: Request) -> Response:

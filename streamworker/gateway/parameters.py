@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from uuid import UUID
 
 from starlette.requests import Request
@@ -11,6 +11,7 @@ from starlette.requests import Request
 from streamworker.gateway.answers import Refusal
 from streamworker.store.catalog import STATUSES
 
+PAGE, LARGEST_PAGE = 50, 200
 LARGEST_POSITION = 2**31 - 1
 _UUID = re.compile(r"[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}")
 _ENTRY = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
@@ -48,6 +49,11 @@ def whole(name: str, text: str | None, low: int, high: int, default: int) -> int
     if re.fullmatch("[0-9]{1,12}", text) is None or not low <= int(text) <= high:
         raise Refusal(400, f"{name}: expected a whole number from {low:,} to {high:,}, got {shown(text)}")
     return int(text)
+
+
+def limit_of(given: Mapping[str, str]) -> int:
+    """How many rows a page has."""
+    return whole("limit", given.get("limit"), 1, LARGEST_PAGE, PAGE)
 
 
 def position(text: str) -> int:
