@@ -13,7 +13,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from streamworker.errors import BatchNotFound, ConfigurationError
-from streamworker.gateway import actions, api, dead_letters, page, session_api, workers
+from streamworker.gateway import actions, api, dead_letters, live, page, session_api, workers
 from streamworker.gateway.access import Access
 from streamworker.gateway.addresses import Addresses, is_public
 from streamworker.gateway.answers import not_found, refused
@@ -79,7 +79,7 @@ def build(settings: Settings, authorise: Authorise | None = None, limits: Limits
     return built
 
 
-PARTS = (api, actions, dead_letters, workers, session_api)
+PARTS = (api, actions, dead_letters, workers, session_api, live)
 
 
 def _check(settings: Settings, authorise: Authorise | None) -> None:

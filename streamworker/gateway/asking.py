@@ -14,8 +14,8 @@ from streamworker.gateway.resume import Since, read_since
 MOST_BATCHES = 100
 PARAMETERS = ("batch_id", "batch", "since")
 
-# May this client see this batch, or all of them (None)?
-Allowed = Callable[[HTTPConnection, str | None], Awaitable[bool]]
+# May this client see this batch, or the list of those it may see (None)? Where there is no such question, everybody may see all.
+Allowed = Callable[[HTTPConnection, str | None], Awaitable[bool]] | None
 ABORT = "streamworker.abort"  # the extension of the ASGI scope by which our own server lets us cut a connection
 
 
@@ -62,6 +62,11 @@ def shown(text: str) -> str:
     return ascii(text if len(text) <= 60 else text[:60] + "...")
 
 
-def batch_of(id: str) -> str | None:
-    """A batch id as `Allowed` takes it."""
-    return None if id == ALL else id
+async def may_see(connection: HTTPConnection, allowed: Allowed, id: str) -> bool:
+    """Whether this client may see a batch, or watch all (`*`)."""
+    return allowed is None or await allowed(connection, None if id == ALL else id)
+
+
+def asker(connection: HTTPConnection, allowed: Allowed) -> Callable[[str], Awaitable[bool]] | None:
+    """What an outbox asks before it tells of a batch that nobody asked for by its id."""
+    return None if allowed is None else lambda id: may_see(connection, allowed, id)

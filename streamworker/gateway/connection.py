@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from streamworker.gateway.frames import Frame
 
@@ -29,17 +29,23 @@ class Connection:
         "_stale",
         "_states",
         "_waiter",
+        "ask",
         "closing",
         "cut",
         "everything",
         "last_sent",
         "role",
         "sending_since",
+        "visible",
         "wanted",
     )
 
-    def __init__(self, resync: Callable[[Connection, str], None], role: str = "read") -> None:
+    def __init__(
+        self, resync: Callable[[Connection, str], None], role: str = "read", ask: Callable[[str], Awaitable[bool]] | None = None
+    ) -> None:
         self.role = role
+        self.ask = ask  # may it see a batch that it did not ask for by id? None: any
+        self.visible: dict[str, bool] = {}  # what was answered
         self.wanted: set[str] = set()  # batches by id
         self.everything = False
         self.closing: tuple[int, str] | None = None

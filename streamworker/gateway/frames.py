@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Any
 
 import msgspec
@@ -9,6 +10,7 @@ import msgspec
 from streamworker.messages import ProgressEvent
 
 PROTOCOL = "streamworker.v1"
+SERVER = version("streamworker")
 HEARTBEAT = 15  # seconds
 MAX_FRAME = 64 * 1024  # bytes that a client may send at once
 
@@ -16,10 +18,10 @@ MAX_FRAME = 64 * 1024  # bytes that a client may send at once
 class Hello(msgspec.Struct, tag_field="type", tag="hello"):
     """The first frame: who speaks, and what this client may do."""
 
-    server: str
     role: str
     redis: bool
     protocol: str = PROTOCOL
+    server: str = SERVER
     heartbeat_seconds: int = HEARTBEAT
 
 

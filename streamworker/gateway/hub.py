@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from types import TracebackType
 from typing import Any
 from uuid import UUID
@@ -82,11 +82,11 @@ class Hub:
         """Whether the progress stream can be read."""
         return self._redis
 
-    def admit(self, role: str = "read") -> Connection | None:
-        """A place for one more client; None when there is none."""
+    def admit(self, role: str = "read", ask: Callable[[str], Awaitable[bool]] | None = None) -> Connection | None:
+        """A place for one more client; None when there is none. `ask`: may it see a batch of the list of all?"""
         if self._closing or len(self._connections) >= MOST_CONNECTIONS:
             return None
-        connection = Connection(self._resync, role)
+        connection = Connection(self._resync, role, ask)
         self._connections.add(connection)
         return connection
 

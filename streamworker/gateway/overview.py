@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 
 import msgspec
@@ -10,6 +12,8 @@ from streamworker.gateway.connection import Connection
 from streamworker.gateway.frames import Event, Frame, Live, Snapshot, frame
 from streamworker.gateway.resume import History, Position, Record, Since
 from streamworker.messages import TERMINAL, ProgressEvent, decode_event
+
+log = logging.getLogger("streamworker.gateway")
 
 NEWEST, MOST_OPEN, MOST_KNOWN = 100, 1_000, 2_200
 PAUSE = 0.2  # seconds between two frames of one batch
@@ -39,6 +43,7 @@ class Overview:
         self.read_at = 0.0
         self._known: dict[str, _Known] = {}
         self._due: set[str] = set()
+        self._asking: set[asyncio.Future[None]] = set()
 
     @property
     def active(self) -> bool:
@@ -146,8 +151,25 @@ class Overview:
         return known.frame
 
     def _offer(self, connection: Connection, batch_id: str, told: Frame) -> None:
-        if batch_id not in connection.wanted:
+        if batch_id in connection.wanted:
+            return
+        if connection.ask is None or connection.visible.get(batch_id):
             connection.offer_state(batch_id, told)
+        elif batch_id not in connection.visible:
+            connection.visible[batch_id] = False
+            asking = asyncio.ensure_future(self._ask(connection, batch_id))
+            self._asking.add(asking)
+            asking.add_done_callback(self._asking.discard)
+
+    async def _ask(self, connection: Connection, batch_id: str) -> None:
+        assert connection.ask is not None
+        try:
+            connection.visible[batch_id] = await connection.ask(batch_id)
+        except Exception:
+            log.exception("batch %s: whether a client may see it could not be answered", batch_id)
+        known = self._known.get(batch_id)
+        if known is not None and connection in self.watchers and connection.visible[batch_id]:
+            connection.offer_state(batch_id, self._frame(batch_id, known))
 
 
 def _is_news(event: ProgressEvent, known: ProgressEvent) -> bool:

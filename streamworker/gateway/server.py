@@ -9,6 +9,7 @@ import uvicorn
 
 from streamworker.errors import ConfigurationError
 from streamworker.gateway.application import build
+from streamworker.gateway.protocols import HttpProtocol, WebSocketProtocol
 from streamworker.settings import Settings
 
 MAX_HEADER_BYTES = 8 * 1024
@@ -52,8 +53,8 @@ async def serve(settings: Settings, started: Callable[[str], None]) -> int:
         where = place_of(listener)
         config = uvicorn.Config(
             build(settings),
-            http="h11",
-            ws="websockets-sansio",
+            http=HttpProtocol,
+            ws=WebSocketProtocol,
             lifespan="on",
             log_config=None,
             access_log=False,

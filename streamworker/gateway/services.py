@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from streamworker.broker.connection import CONNECTION_ERRORS as REDIS_ERRORS
 from streamworker.broker.connection import connect
 from streamworker.embedded import located
+from streamworker.gateway.hub import Hub
 from streamworker.settings import Settings
 from streamworker.store.migrate import check_schema, migrate
 from streamworker.store.pool import CONNECTION_ERRORS, Pool, explain, open_pool
@@ -28,6 +29,7 @@ class Services:
     settings: Settings
     pool: Pool
     redis: Redis
+    hub: Hub
 
 
 @asynccontextmanager
@@ -39,7 +41,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         assert settings.redis_url is not None
         redis = connect(settings.redis_url)
         try:
-            yield Services(settings, pool, redis)
+            async with Hub(settings, pool) as hub:
+                yield Services(settings, pool, redis, hub)
         finally:
             with suppress(*REDIS_ERRORS):
                 await redis.aclose()

@@ -10,8 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from streamworker import __version__
-from streamworker.gateway.asking import ABORT, Allowed, Asked, batch_of, read_query
+from streamworker.gateway.asking import ABORT, Allowed, Asked, asker, may_see, read_query
 from streamworker.gateway.connection import Connection
 from streamworker.gateway.frames import Hello, frame
 from streamworker.gateway.hub import ALL, Hub
@@ -22,7 +21,7 @@ RETRY = (1_000, 5_000)  # milliseconds until a browser comes back: not all of th
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
-async def serve_events(request: Request, hub: Hub, allowed: Allowed, role: str = "operator") -> Response:
+async def serve_events(request: Request, hub: Hub, allowed: Allowed = None, role: str = "operator") -> Response:
     """The stream of one client. Whether it may be here at all has been decided before."""
     try:
         asked = read_query(request)
@@ -31,13 +30,13 @@ async def serve_events(request: Request, hub: Hub, allowed: Allowed, role: str =
         return _refuse(400, str(error))
     asked = Asked(asked.ids or [ALL], since)
     for id in asked.ids:
-        if not await allowed(request, batch_of(id)):
+        if not await may_see(request, allowed, id):
             return _refuse(404, f"batch {id}: there is no batch with this id") if id != ALL else _refuse(403, "not all batches may be seen")
     with suppress(TimeoutError):
         async with asyncio.timeout(FIRST_LOOK):
             if (answer := await _look(hub, asked)) is not None:
                 return answer
-    connection = hub.admit(role)
+    connection = hub.admit(role, asker(request, allowed))
     if connection is None:
         return _refuse(503, "the gateway has no room for another client: come back later")
     return _EventStream(hub, connection, asked)
@@ -111,7 +110,7 @@ class _EventStream(Response):
     async def _run(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         await send(_part(b"retry: %d\n\n" % random.randint(*RETRY)))  # noqa: S311
-        self._connection.offer(frame(Hello(__version__, self._connection.role, self._hub.redis)))
+        self._connection.offer(frame(Hello(self._connection.role, self._hub.redis)))
         self._hub.subscribe(self._connection, self._asked.ids, self._asked.since)
         single = len(self._asked.ids) == 1 and self._asked.ids[0] != ALL
         while (next_frame := await self._connection.next()) is not None:

@@ -9,8 +9,7 @@ from contextlib import suppress
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from streamworker import __version__
-from streamworker.gateway.asking import ABORT, MOST_BATCHES, Allowed, Asked, batch_of, read_batch_id, read_query
+from streamworker.gateway.asking import ABORT, MOST_BATCHES, Allowed, Asked, asker, may_see, read_batch_id, read_query
 from streamworker.gateway.connection import Connection
 from streamworker.gateway.frames import MAX_FRAME, PING, PROTOCOL, Complaint, Hello, Ping, Subscribe, Unsubscribe, frame, read_request
 from streamworker.gateway.hub import ALL, Hub
@@ -21,10 +20,10 @@ BAD, UNKNOWN, FORBIDDEN, FULL = 4400, 4404, 4403, 4503
 NOT_TEXT, POLICY, TOO_LARGE = 1003, 1008, 1009
 
 
-async def serve_websocket(websocket: WebSocket, hub: Hub, allowed: Allowed, role: str = "operator") -> None:
+async def serve_websocket(websocket: WebSocket, hub: Hub, allowed: Allowed = None, role: str = "operator") -> None:
     """Serve one client until it leaves. Whether it may be here at all has been decided before."""
     await websocket.accept(PROTOCOL if PROTOCOL in websocket.scope.get("subprotocols", ()) else None)
-    connection = hub.admit(role)
+    connection = hub.admit(role, asker(websocket, allowed))
     if connection is None:
         await websocket.close(FULL, "the gateway has no room for another client: come back later")
         return
@@ -78,7 +77,7 @@ class _Session:
 
     async def run(self) -> None:
         """Greet, then listen; returns when either side has ended the connection."""
-        self._connection.offer(frame(Hello(__version__, self._connection.role, self._hub.redis)))
+        self._connection.offer(frame(Hello(self._connection.role, self._hub.redis)))
         try:
             asked = read_query(self._websocket)
         except ValueError as error:
@@ -93,7 +92,7 @@ class _Session:
 
     async def _begin(self, asked: Asked) -> bool:
         for id in asked.ids:
-            if not await self._allowed(self._websocket, batch_of(id)):
+            if not await may_see(self._websocket, self._allowed, id):
                 self._end(UNKNOWN, f"batch {id}: there is no batch with this id")
                 return False
         opening = self._hub.subscribe(self._connection, asked.ids, asked.since)
@@ -128,7 +127,7 @@ class _Session:
 
     async def _subscribe(self, request: Subscribe) -> None:
         id, since = read_batch_id(request.batch_id), read_since(request.since)
-        if not await self._allowed(self._websocket, batch_of(id)):
+        if not await may_see(self._websocket, self._allowed, id):
             told = f"batch {id}: there is no batch with this id" if id != ALL else "this client may not see all batches"
             self._connection.offer(frame(Complaint(UNKNOWN if id != ALL else FORBIDDEN, told, request.batch_id)))
         elif id != ALL and id not in self._connection.wanted and len(self._connection.wanted) >= MOST_BATCHES:
