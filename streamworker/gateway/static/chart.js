@@ -66,9 +66,15 @@ export class Chart {
     if (this.#samples.length > MOST) this.#samples = this.#samples.filter((_, n) => n % 2 === 0 || n === this.#samples.length - 1);
   }
 
+  /** Whether there is anything to draw. */
+  get worth() {
+    const samples = this.#samples;
+    return samples.length > 1 && samples.at(-1).t > samples[0].t && this.#total > 0;
+  }
+
   render() {
     const samples = this.#samples;
-    const enough = samples.length > 1 && samples.at(-1).t > samples[0].t && this.#total > 0;
+    const enough = this.worth;
     this.empty.hidden = enough;
     setAttribute(this.svg, "visibility", enough ? null : "hidden");
     if (!enough || this.#width < 80) return;

@@ -53,6 +53,9 @@ export function duration(seconds) {
   return `${Math.floor(s / 86400)} d ${Math.floor((s % 86400) / 3600)} h`;
 }
 
+/** How long something took: a duration, and milliseconds where it was quick. */
+export const elapsed = (seconds) => (seconds != null && seconds < 1 ? `${Math.max(0, Math.round(seconds * 1000))} ms` : duration(seconds));
+
 /** How long is left, told so that it does not flicker. */
 export function left(seconds) {
   if (seconds == null || !Number.isFinite(seconds)) return "";

@@ -1,7 +1,7 @@
 // One item in full, in a dialog: what became of it, its result, its payload, its checkpoint.
 
 import { badge, make } from "./dom.js";
-import { between, block, duration, line, moment, plural } from "./format.js";
+import { between, block, elapsed, line, moment, plural } from "./format.js";
 import { confirm, present } from "./dialogs.js";
 import { pretty } from "./json.js";
 import { address, get, post } from "./rest.js";
@@ -22,7 +22,7 @@ export async function showItem(batch, position, world, closed) {
 function parts(batch, item, world) {
   const state = badge(item.status);
   const took = item.started_at && item.finished_at ? between(item.started_at, item.finished_at) : null;
-  const facts = [plural(item.attempts, "attempt"), item.finished_at ? `ended ${moment(item.finished_at)}` : item.started_at && `started ${moment(item.started_at)}`, took != null && `took ${duration(took)}`];
+  const facts = [plural(item.attempts, "attempt"), item.finished_at ? `ended ${moment(item.finished_at)}` : item.started_at && `started ${moment(item.started_at)}`, took != null && `took ${elapsed(took)}`];
   const retry = make("button.button.primary", { type: "button", "data-action": "retry-item", click: () => ask(batch, item) }, "Retry this item");
   const may = world.live.role === "operator" && batch.ended && ["failed", "cancelled"].includes(item.status);
   const picture = make("img.picture", { src: address(`api/batches/${batch.id}/items/${item.position}/thumbnail`), alt: `Thumbnail of ${line(item.key, 100)}`, error: () => picture.remove() });

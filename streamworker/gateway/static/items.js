@@ -1,7 +1,7 @@
 // The items of a batch: a page of a table, by status; one of them in full.
 
 import { arrange, badge, icon, make, setAttribute, setText, show } from "./dom.js";
-import { between, count, duration, line, plural } from "./format.js";
+import { between, count, elapsed, line, plural } from "./format.js";
 import { dismiss } from "./dialogs.js";
 import { showItem } from "./item.js";
 import { paint, throttle, unpaint } from "./paint.js";
@@ -126,7 +126,10 @@ export class Items {
     const nodes = items.map((item) => {
       let row = this.#rows.get(item.position);
       if (!row) this.#rows.set(item.position, (row = new Row(this.batch, this.#href.bind(this))));
-      row.take(this.batch.newest(item, asked), { items: this.status, after: this.after });
+      const newest = this.batch.newest(item, asked);
+      const running = this.batch.running.get(item.position);
+      row.take(newest, { items: this.status, after: this.after });
+      if (running && newest.status === "processing") row.tell(running);
       return row.node;
     });
     const positions = new Set(items.map((item) => item.position));
@@ -215,7 +218,7 @@ class Row {
     this.badge.update(item.status);
     setText(this.attempts, item.attempts || "–");
     const took = item.started_at && item.finished_at ? between(item.started_at, item.finished_at) : null;
-    setText(this.took, took == null ? "–" : took < 1 ? `${Math.round(took * 1000)} ms` : duration(took));
+    setText(this.took, took == null ? "–" : elapsed(took));
     setText(this.text, this.#words(item));
     setAttribute(this.words, "data-bad", item.error ? "true" : null);
   }

@@ -14,7 +14,7 @@ export function pretty(value) {
   const body = make("code");
   for (const each of shown) {
     const [, indent, key, colon, rest] = PART.exec(each);
-    if (key) body.append(indent, make("span.key", {}, block(key)), colon, kind(rest), "\n");
+    if (key) body.append(indent, make("span.json-key", {}, block(key)), colon, kind(rest), "\n");
     else body.append(indent, kind(colon + rest), "\n");
   }
   if (lines.length > LINES) body.append(`… ${lines.length - LINES} lines more`);

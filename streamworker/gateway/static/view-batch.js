@@ -1,7 +1,7 @@
 // One batch: its figures, its course over time, what is worked on, what failed, and every item.
 
 import { badge, bar, icon, make, setAttribute, setText, show } from "./dom.js";
-import { between, block, count, duration, left, line, moment, percent, plural, rate, short, title } from "./format.js";
+import { between, block, count, duration, elapsed, left, line, moment, percent, plural, rate, short, title } from "./format.js";
 import { Chart } from "./chart.js";
 import { confirm } from "./dialogs.js";
 import { Failures } from "./failures.js";
@@ -74,13 +74,15 @@ export class BatchView {
     this.sub = make("p.sub");
     this.error = make("p.notice", { hidden: true, "data-kind": "bad" });
     this.details = make("div.details");
+    this.chartCard = make("section.card", {}, this.chart.node);
+    this.columns = make("div.columns", {}, this.chartCard, this.running.node);
     this.content = make("div.batch", { hidden: true, "data-batch": this.id });
     this.note = make("section.card", {}, make("div.empty", { role: "status" }, "Reading…"));
     const figures = FIGURES.map(([name, words]) => make(`div.${name}`, {}, make("dt", {}, words), this.figures[name]));
     this.content.append(
       this.error,
       make("section.card.overview", { "aria-label": "Progress" }, this.bar.node, make("dl.figures", {}, figures)),
-      make("div.columns", {}, make("section.card", {}, this.chart.node), this.running.node),
+      this.columns,
       this.failures.node,
       this.items.node,
       make("details.card.more", {}, make("summary", {}, make("h2", {}, "Details")), this.details),
@@ -122,6 +124,7 @@ export class BatchView {
       this.chart.load(samples);
       this.chart.add(this.batch.event);
       paint(this.paintChart);
+      paint(this.render);
     } catch {
       // the chart then begins now
     }
@@ -182,10 +185,13 @@ export class BatchView {
     const average = this.batch.ended && took > 0 && row.started_at ? rate(event.processed / took) : "";
     setText(this.figures.rate, (this.batch.ended ? average : rate(this.batch.rate)) || "–");
     setText(this.figures.left, left(this.batch.left) || "–");
-    setText(this.figures.took, duration(took) || "–");
+    setText(this.figures.took, (this.batch.ended ? elapsed(took) : duration(took)) || "–");
     setText(this.figures.took.previousSibling, this.batch.ended ? "Took" : "Running for");
     this.#buttons(event);
     this.running.render();
+    show(this.running.node, !this.batch.ended);
+    setAttribute(this.columns, "data-alone", this.batch.ended ? "true" : null);
+    show(this.columns, !this.batch.ended || this.chart.worth);
     setAttribute(this.content, "data-status", event.status);
     setAttribute(this.content, "data-processed", event.processed);
     setAttribute(this.content, "data-revision", event.revision);

@@ -1,7 +1,7 @@
 // The list of batches: the newest first, by status, page by page; its rows change in place.
 
 import { arrange, badge, bar, icon, make, setAttribute, setText, show } from "./dom.js";
-import { ago, between, count, duration, left, line, moment, percent, plural, rate, short, title } from "./format.js";
+import { ago, between, count, elapsed, left, line, moment, percent, plural, rate, short, title } from "./format.js";
 import { everySecond, paint, throttle, unpaint } from "./paint.js";
 import { get } from "./rest.js";
 
@@ -185,6 +185,7 @@ class Row {
     setAttribute(this.failed, "data-some", event.failed ? "true" : null);
     setText(this.rate, rate(this.batch.rate) || "–");
     setText(this.left, this.#time(event, row));
+    setAttribute(this.left, "data-label", this.batch.ended ? "" : "Time left");
     setAttribute(this.node, "data-status", event.status);
     setAttribute(this.node, "data-processed", event.processed);
     setAttribute(this.node, "data-revision", event.revision);
@@ -192,7 +193,7 @@ class Row {
 
   #time(event, row) {
     if (event.status === "processing") return left(this.batch.left) || "–";
-    if (this.batch.ended && row?.started_at && row.finished_at) return `took ${duration(between(row.started_at, row.finished_at))}`;
+    if (this.batch.ended && row?.started_at && row.finished_at) return `took ${elapsed(between(row.started_at, row.finished_at))}`;
     return "–";
   }
 }
