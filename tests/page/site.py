@@ -50,7 +50,9 @@ class Site:
         """Wait until the tab shows of the batch what Postgres says."""
         row = self.scene.batch(batch_id)
         node = f"document.querySelector('[data-batch=\"{batch_id}\"]').dataset"
-        page.until(f"{node}.status === '{row['status']}' && {node}.processed === '{row['processed']}' && {node}.revision === '{row['revision']}'")
+        page.until(
+            f"{node}.status === '{row['status']}' && {node}.processed === '{row['processed']}' && {node}.revision === '{row['revision']}'"
+        )
 
 
 def wait_live(page: Page, seconds: float = 15) -> None:

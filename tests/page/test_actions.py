@@ -115,7 +115,10 @@ def test_tokens_and_roles(scene: Scene, looking: Callable[[Scene, Gateway], Site
     with Gateway.of(scene, gateway_token=WORDS["token"], gateway_read_token=WORDS["read_token"]) as gateway:
         page = looking(scene, gateway).open()
         page.until("document.activeElement.id === 'token'")
-        for token, seen in (("wrong", "document.querySelector('.login .notice:not([hidden])')"), (WORDS["read_token"], "document.querySelector('tr')")):
+        for token, seen in (
+            ("wrong", "document.querySelector('.login .notice:not([hidden])')"),
+            (WORDS["read_token"], "document.querySelector('tr')"),
+        ):
             page.run("document.querySelector('#token').select()")
             page.type(token)
             page.press("Enter")

@@ -112,7 +112,6 @@ async function begin() {
     if (told.role === null) signedOut();
     else signedIn(told);
   } catch (error) {
-    if (error.status === 404) return signedIn({ role: "operator", token_required: false });
     if (error.status === 401) return signedOut();
     showState("offline");
     const main = document.getElementById("main");
