@@ -92,6 +92,18 @@ async def list_failures(request: Request) -> Response:
     return reply({"groups": groups})
 
 
+async def show_history(request: Request) -> Response:
+    """How a batch got on, as far as this gateway has seen it."""
+    parameters.query_parameters(request, ())
+    batch_id = parameters.batch_id(request.path_params["id"])
+    await require(request, batch_id)
+    services = await services_of(request)
+    samples = services.chronicle.samples(str(batch_id))
+    if not samples:
+        await catalog.read_batch(services.pool, batch_id)  # 404 where there is none
+    return reply({"samples": samples})
+
+
 ROUTES = (
     route("/api/batches", list_batches),
     route("/api/batches/{id}", show_batch),
@@ -99,4 +111,5 @@ ROUTES = (
     route("/api/batches/{id}/items/{position}", show_item),
     route("/api/batches/{id}/items/{position}/thumbnail", show_thumbnail),
     route("/api/batches/{id}/failures", list_failures),
+    route("/api/batches/{id}/history", show_history),
 )

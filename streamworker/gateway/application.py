@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from streamworker.errors import BatchNotFound, ConfigurationError
 from streamworker.gateway import actions, api, dead_letters, live, page, session_api, workers
@@ -32,7 +32,8 @@ def app(
     """The gateway as an ASGI app, to be served as it is or mounted in another one, under any prefix.
 
     Settings come from the environment unless given. `authorise(request_or_websocket, batch_id)` returns, or is awaited for, whether
-    this client may see (and, by its role, change) this batch; with None, what belongs to no batch. It is asked on every route.
+    this client may see (and, by its role, change) this batch; None stands for what belongs to no single one: the list (which leaves
+    out what may not be seen), the workers, the queue, the dead letters. It is asked for each batch on every route.
     Connections are opened at the first request and closed when the event loop ends; where the parent's lifespan enters
     `app.router.lifespan_context(app)`, at its start and its end. Raises ConfigurationError.
     """
@@ -60,7 +61,7 @@ def build(settings: Settings, authorise: Authorise | None = None, limits: Limits
             await running.close()
 
     built = Starlette(
-        routes=[Route("/healthz", show_health), *page.ROUTES, *(route for part in PARTS for route in part.ROUTES)],
+        routes=routes(),
         middleware=[
             Middleware(Shield),
             Middleware(RequestRate, requests),
@@ -77,6 +78,11 @@ def build(settings: Settings, authorise: Authorise | None = None, limits: Limits
     for name, value in state.items():
         setattr(built.state, name, value)
     return built
+
+
+def routes() -> list[BaseRoute]:
+    """All routes."""
+    return [Route("/healthz", show_health), *page.ROUTES, *(route for part in PARTS for route in part.ROUTES)]
 
 
 PARTS = (api, actions, dead_letters, workers, session_api, live)

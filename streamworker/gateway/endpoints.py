@@ -6,7 +6,7 @@ import asyncio
 import functools
 from collections.abc import Awaitable, Callable
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -21,7 +21,7 @@ def route(path: str, endpoint: Endpoint, *methods: str) -> Route:
     return Route(path, _in_time(endpoint), methods=methods or ("GET",))
 
 
-async def services_of(request: Request) -> Services:
+async def services_of(request: HTTPConnection) -> Services:
     """The services of the app that this request came to."""
     services: Services = await request.app.state.running.services()
     return services

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 from uuid import UUID
@@ -18,6 +19,7 @@ from streamworker.gateway.overview import MOST_OPEN, NEWEST, Overview
 from streamworker.gateway.reader import Reader
 from streamworker.gateway.resume import Since
 from streamworker.gateway.stream import Stream
+from streamworker.messages import ProgressEvent
 from streamworker.settings import Settings
 from streamworker.store import progress
 from streamworker.store.pool import Pool, explain
@@ -38,12 +40,12 @@ class Hub:
     `async with Hub(settings, pool)`; `admit` and `leave` surround each connection, `subscribe` and `unsubscribe` may come at any time.
     """
 
-    def __init__(self, settings: Settings, pool: Pool) -> None:
+    def __init__(self, settings: Settings, pool: Pool, observe: Callable[[ProgressEvent], None] | None = None) -> None:
         assert settings.redis_url is not None
         assert settings.database_url is not None
         self._pool = pool
         self._database_url = settings.database_url
-        self._stream = Stream(settings.redis_url, settings.progress_stream)
+        self._stream = Stream(settings.redis_url, settings.progress_stream, observe)
         self._overview = Overview(self._stream.history)
         self._reader = Reader(pool, self._note_postgres)
         self._feeds: dict[str, Feed] = {}
@@ -53,6 +55,7 @@ class Hub:
         self._redis = False
         self._postgres = True
         self._closing = False
+        self._deserted = asyncio.Event()
         self._flush: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Hub:
@@ -64,9 +67,7 @@ class Hub:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._closing = True
-        for connection in list(self._connections):
-            connection.close(4503, "the gateway is shutting down")
+        await self.dismiss()
         if self._flush is not None:
             self._flush.cancel()
         for running in list(self._running):
@@ -82,6 +83,17 @@ class Hub:
         """Whether the progress stream can be read."""
         return self._redis
 
+    async def dismiss(self, patience: float = 0.0) -> None:
+        """Show all clients out and let no more in, since the process is about to end; waits a little for them to go."""
+        self._closing = True
+        self._deserted.clear()
+        for connection in list(self._connections):
+            connection.close(4503, "the gateway is shutting down")
+        if self._connections:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    await self._deserted.wait()
+
     def admit(self, role: str = "read", ask: Callable[[str], Awaitable[bool]] | None = None) -> Connection | None:
         """A place for one more client; None when there is none. `ask`: may it see a batch of the list of all?"""
         if self._closing or len(self._connections) >= MOST_CONNECTIONS:
@@ -93,6 +105,8 @@ class Hub:
     def leave(self, connection: Connection) -> None:
         """The client has gone."""
         self._connections.discard(connection)
+        if not self._connections:
+            self._deserted.set()
         for running in self._of_connection.pop(connection, ()):
             running.cancel()
         for batch_id in list(connection.wanted):

@@ -12,7 +12,6 @@ from starlette.routing import Route
 
 from streamworker.gateway.answers import Refusal
 from streamworker.gateway.parameters import shown
-from streamworker.gateway.rights import require
 
 KINDS = {
     "html": "text/html; charset=utf-8",
@@ -49,16 +48,15 @@ def load_files() -> dict[str, File]:
 
 async def show_page(request: Request) -> Response:
     """The page."""
-    return await _serve(request, "index.html")
+    return _serve(request, "index.html")
 
 
 async def show_file(request: Request) -> Response:
     """A file that the page asks for."""
-    return await _serve(request, request.path_params["name"])
+    return _serve(request, request.path_params["name"])
 
 
-async def _serve(request: Request, name: str) -> Response:
-    await require(request, None)
+def _serve(request: Request, name: str) -> Response:
     pages: dict[str, File] = request.app.state.files
     file = pages.get(name)
     if file is None:

@@ -16,7 +16,7 @@ Row = TypeVar("Row")
 
 
 async def is_allowed(connection: HTTPConnection, batch_id: UUID | str | None) -> bool:
-    """Whether this client may see, and by its role change, this batch; None stands for what belongs to no batch."""
+    """Whether this client may see, and by its role change, this batch; None stands for what belongs to no single one."""
     authorise: Authorise | None = connection.app.state.authorise
     if authorise is None:
         return True

@@ -2,19 +2,48 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import resource
+import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import uvicorn
 
 from streamworker.errors import ConfigurationError
 from streamworker.gateway.application import build
-from streamworker.gateway.protocols import HttpProtocol, WebSocketProtocol
+from streamworker.gateway.frames import MAX_FRAME
+from streamworker.gateway.protocols import MOST_CONNECTIONS, Bounds, Gate, HttpProtocol, WebSocketProtocol
+from streamworker.gateway.services import Running
 from streamworker.settings import Settings
 
 MAX_HEADER_BYTES = 8 * 1024
-MAX_FRAME_BYTES = 64 * 1024
+
 BACKLOG = 2048
+PING_SECONDS = 20.0
+FAREWELL_SECONDS = 1.0  # for the clients to take their close frame
+LAST_ANSWERS_SECONDS = 5
+OTHER_FILES = 200  # descriptors that are no connections of clients
+
+
+async def serve(settings: Settings, started: Callable[[str], None]) -> int:
+    """Serve until SIGTERM or SIGINT; `started` is told the URL once it listens. Returns the exit code."""
+    settings.require_gateway_token()
+    with listen(*settings.gateway_address) as listener:
+        app = build(settings)
+        server = _Server(_config(app), app.state.running, lambda: started(place_of(listener)))
+        with _signals(server):
+            try:
+                async with app.router.lifespan_context(app):
+                    await server.serve(sockets=[listener])
+            except asyncio.CancelledError:
+                if not server.should_exit:
+                    raise
+    return 0
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -46,38 +75,80 @@ def place_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
-async def serve(settings: Settings, started: Callable[[str], None]) -> int:
-    """Serve until SIGTERM or SIGINT; `started` is told the URL once it listens."""
-    settings.require_gateway_token()
-    with listen(*settings.gateway_address) as listener:
-        where = place_of(listener)
-        config = uvicorn.Config(
-            build(settings),
-            http=HttpProtocol,
-            ws=WebSocketProtocol,
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            h11_max_incomplete_event_size=MAX_HEADER_BYTES,
-            ws_max_size=MAX_FRAME_BYTES,
-            ws_per_message_deflate=False,
-            timeout_graceful_shutdown=5,
-        )
-        server = _Server(config, lambda: started(where))
-        await server.serve(sockets=[listener])
-    return 0
+def _config(app: Any) -> uvicorn.Config:
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # it tells of each socket, and we of what matters
+    gate = Gate(Bounds(connections=_room()))
+    return uvicorn.Config(
+        app,
+        http=partial(HttpProtocol, gate=gate),  # type: ignore[arg-type]
+        ws=partial(WebSocketProtocol, gate=gate),  # type: ignore[arg-type]
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+        ws_max_size=MAX_FRAME,
+        ws_per_message_deflate=False,
+        ws_ping_interval=PING_SECONDS,
+        ws_ping_timeout=PING_SECONDS,
+        timeout_graceful_shutdown=LAST_ANSWERS_SECONDS,
+        backlog=BACKLOG,
+    )
+
+
+def _room() -> int:
+    """Connections that this process may have, after it has been allowed as many files as it may be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_CONNECTIONS + OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return MOST_CONNECTIONS if soft == resource.RLIM_INFINITY else max(1, min(MOST_CONNECTIONS, soft - OTHER_FILES))
+
+
+@contextmanager
+def _signals(server: _Server) -> Iterator[None]:
+    """SIGTERM and SIGINT end it in good order, at whatever point; a second one does not wait for anybody."""
+    loop, running = asyncio.get_running_loop(), asyncio.current_task()
+    assert running is not None
+
+    def stop() -> None:
+        server.force_exit = server.should_exit
+        server.should_exit = True
+        if not server.started:
+            running.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
 
 
 class _Server(uvicorn.Server):
-    """A server that says when it listens."""
+    """A server that says when it listens, and shows its clients out before it ends."""
 
-    def __init__(self, config: uvicorn.Config, listening: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, running: Running, listening: Callable[[], None]) -> None:
         super().__init__(config)
+        self._running = running
         self._listening = listening
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen."""
         await super().startup(sockets)
-        if self.started:
-            self._listening()
+        self._listening()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close what lasts with a code that says so, then let uvicorn end the rest."""
+        for server in self.servers:
+            server.close()
+        await self._running.dismiss(FAREWELL_SECONDS)
+        await super().shutdown(sockets)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are ours: uvicorn would end the process by the same signal once more."""
+        yield

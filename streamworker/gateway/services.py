@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from streamworker.broker.connection import CONNECTION_ERRORS as REDIS_ERRORS
 from streamworker.broker.connection import connect
 from streamworker.embedded import located
+from streamworker.gateway.chronicle import Chronicle
 from streamworker.gateway.hub import Hub
 from streamworker.settings import Settings
 from streamworker.store.migrate import check_schema, migrate
@@ -29,6 +30,7 @@ class Services:
     settings: Settings
     pool: Pool
     redis: Redis
+    chronicle: Chronicle
     hub: Hub
 
 
@@ -41,8 +43,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         assert settings.redis_url is not None
         redis = connect(settings.redis_url)
         try:
-            async with Hub(settings, pool) as hub:
-                yield Services(settings, pool, redis, hub)
+            chronicle = Chronicle()
+            async with Hub(settings, pool, chronicle.hear) as hub:
+                yield Services(settings, pool, redis, chronicle, hub)
         finally:
             with suppress(*REDIS_ERRORS):
                 await redis.aclose()
@@ -80,6 +83,11 @@ class Running:
             self._ready, self._end = loop.create_future(), asyncio.Event()
             self._life = loop.create_task(self._live(self._ready, self._end), name="streamworker gateway")
         return await asyncio.shield(self._ready)
+
+    async def dismiss(self, patience: float) -> None:
+        """Show out who is connected for longer than a request, and wait for them to go; what else is being answered goes on."""
+        if self._ready is not None and self._ready.done() and not self._ready.cancelled() and self._ready.exception() is None:
+            await self._ready.result().hub.dismiss(patience)
 
     async def close(self) -> None:
         """Close what is open, and wait for it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -34,13 +34,14 @@ class Told(NamedTuple):
 class Stream:
     """Reads the stream into `history`. `healthy` is False while the server is away."""
 
-    def __init__(self, url: str, name: str) -> None:
+    def __init__(self, url: str, name: str, observe: Callable[[ProgressEvent], None] | None = None) -> None:
         self.history = History(secrets.token_hex(4))
         self.healthy = False
         self._url = url
         self._name = name
         self._tail = Tail(url, name)
         self._begun = False
+        self._observe = observe  # is told each event that is news, also those that stood there already
 
     async def start(self) -> None:
         """Read what stands there already. Does not raise when the server is away: the first `read` that succeeds begins then."""
@@ -135,4 +136,8 @@ class Stream:
         if fields.get(b"batch_id") != event.batch_id.encode():
             return None
         record = self.history.append(place, event.batch_id, event.revision, raw)
-        return None if record is None else Told(record, event)
+        if record is None:
+            return None
+        if self._observe is not None:
+            self._observe(event)
+        return Told(record, event)

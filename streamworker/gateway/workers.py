@@ -15,6 +15,7 @@ from streamworker.gateway.answers import reply
 from streamworker.gateway.endpoints import route, services_of
 from streamworker.gateway.rights import only_allowed, require
 from streamworker.gateway.services import Services
+from streamworker.messages import ItemEvent
 from streamworker.store import browsing
 
 LONG_GONE = 3600.0  # seconds without a word, after which a reader with nothing in hand is left out
@@ -27,7 +28,7 @@ async def list_workers(request: Request) -> Response:
     services = await services_of(request)
     held: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     for lease in await only_allowed(request, await browsing.list_leases(services.pool), lambda lease: lease["id"]):
-        held[lease["worker"]].append(_held(lease))
+        held[lease["worker"]].append(_held(lease, services.chronicle.in_flight(str(lease["id"]))))
     known = await _readers(services)
     seen = {reader.name: reader for reader in known or () if reader.idle_seconds < LONG_GONE or reader.pending or reader.name in held}
     workers = [
@@ -62,7 +63,7 @@ async def _readers(services: Services) -> list[Reader] | None:
         return None
 
 
-def _held(lease: Any) -> dict[str, Any]:
+def _held(lease: Any, current: list[ItemEvent]) -> dict[str, Any]:
     return {
         "batch_id": str(lease["id"]),
         "lease_expires_at": lease["lease_expires_at"],
@@ -70,7 +71,7 @@ def _held(lease: Any) -> dict[str, Any]:
         "total": lease["total"],
         "processed": lease["processed"],
         "failed": lease["failed"],
-        "current": [],
+        "current": current,
     }
 
 
