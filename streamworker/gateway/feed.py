@@ -13,6 +13,7 @@ from streamworker.gateway.frames import End, Event, Frame, Snapshot, frame
 from streamworker.gateway.resume import START, History, Position, Record, Since, Token, chain
 from streamworker.messages import TERMINAL, ItemEvent, ProgressEvent, decode_event
 
+MOST_RECALLED = 500  # events that are read again for the first who watches a batch
 MOST_IN_FLIGHT = 100
 MOST_WAITING = 1_000
 FRESH = 0.25  # seconds in which what Postgres has said need not be asked again
@@ -83,6 +84,7 @@ class Feed:
         """Begin with what Postgres says; False when even so events are missing."""
         self._opened = (self.history.newest, snapshot.revision)
         self._take(snapshot)
+        self._recall(snapshot)
         return self._hear_waiting()
 
     def mend(self, snapshot: ProgressEvent) -> bool:
@@ -102,6 +104,15 @@ class Feed:
         self._in_flight.clear()
         self._accept(snapshot)
 
+    def _recall(self, snapshot: ProgressEvent) -> None:
+        """What was told of the items in flight while nobody watched."""
+        if snapshot.status != "processing":
+            return
+        for record in self.history.last_of(self.batch_id, MOST_RECALLED):
+            event = decode_event(record.raw)
+            if event.epoch == snapshot.epoch:
+                self._follow(event)
+
     def _hear_waiting(self) -> bool:
         while self._waiting:
             if not self.hear(*self._waiting.popleft()):
@@ -115,6 +126,9 @@ class Feed:
         self._seen.accept(event)
         self.state = event
         self._kept = None
+        self._follow(event)
+
+    def _follow(self, event: ProgressEvent) -> None:
         for item in event.items:
             if item.status != "processing":
                 self._in_flight.pop(item.position, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -78,7 +79,7 @@ def check_figures(told: list[dict[str, Any]]) -> None:
     for shown in batches.values():
         for figure in shown:
             assert figure["bar"] == figure["processed"] * 100 // figure["total"], figure
-        for before, after in zip(shown, shown[1:], strict=False):
+        for before, after in pairwise(shown):
             assert after["revision"] >= before["revision"], (before, after)
             retried = before["status"] in ("completed", "failed", "cancelled")
             assert after["processed"] >= before["processed"] or retried, (before, after)
