@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
@@ -43,11 +44,13 @@ def app(
     return build(settings, authorise)
 
 
-def build(settings: Settings, authorise: Authorise | None = None, limits: Limits | None = None) -> Starlette:
+def build(
+    settings: Settings, authorise: Authorise | None = None, limits: Limits | None = None, clock: Callable[[], float] = time.time
+) -> Starlette:
     """The app for these settings."""
     _check(settings, authorise)
     limits = limits or Limits()
-    running, keys = Running(settings), Keys(settings)
+    running, keys = Running(settings), Keys(settings, clock)
     lasting = Lasting(keys)
     wrong_tokens = Rate(limits.wrong_tokens_a_minute / 60, limits.wrong_tokens_a_minute, limits.loopback_too)
     requests = Rate(limits.requests_a_second, limits.burst, limits.loopback_too)

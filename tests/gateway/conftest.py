@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from typing import Any
@@ -35,8 +36,14 @@ async def make_app(redis_server: RedisServer, database_url: str) -> AsyncIterato
     """Builds running gateways on this test's servers."""
     async with AsyncExitStack() as stack:
 
-        async def make(*, authorise: Authorise | None = None, limits: Limits | None = None, **settings: str) -> Starlette:
-            app = build(settings_for(redis_server.url, database_url, **settings), authorise, limits)
+        async def make(
+            *,
+            authorise: Authorise | None = None,
+            limits: Limits | None = None,
+            clock: Callable[[], float] = time.time,
+            **settings: str,
+        ) -> Starlette:
+            app = build(settings_for(redis_server.url, database_url, **settings), authorise, limits, clock)
             await stack.enter_async_context(app.router.lifespan_context(app))
             return app
 
