@@ -9,6 +9,7 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
+from streamworker.messages import TERMINAL
 from streamworker.store.catalog import batch_row, not_found
 from streamworker.store.pool import Pool
 from streamworker.store.rows import Batch, ItemDetail, ItemLine
@@ -21,6 +22,7 @@ FAILURES_READ, GROUPS = 10_000, 50
 WINDOW = 20_000  # rows looked at in one statement
 PATIENCE = 1.0  # seconds that one page may take to find rows of its status
 LEASES = 1000
+LAST_POSITION = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +51,16 @@ async def page_items(pool: Pool, batch_id: UUID, status: str | None, after: int,
 
     A page may be short, even empty, and yet not be the last: looking for rare items ends after a second.
     """
-    last = await pool.fetchval(query("last_position"), batch_id)
-    if last is None and not await pool.fetchval(query("batch_exists"), batch_id):
+    batch = await pool.fetchrow(query("count_of_batch"), batch_id)
+    if batch is None:
         raise not_found(batch_id)
+    end = await pool.fetchval(query("last_position"), batch_id)
+    if end is None or (status is not None and not _may_have(batch, status)):
+        return [], None
     statement, window = _scan(status)
-    lines: list[ItemLine] = []
-    loop, end = asyncio.get_running_loop(), -1 if last is None else last
+    loop, lines = asyncio.get_running_loop(), list[ItemLine]()
     deadline = loop.time() + PATIENCE
-    while after < end and len(lines) <= limit and (loop.time() < deadline or not lines):
+    while after < end and len(lines) <= limit and loop.time() < deadline:
         upto = min(after + window, end)
         rows = await pool.fetch(query(statement), batch_id, after, upto, status, limit + 1 - len(lines), LINE_BYTES)
         lines += [_line(row) for row in rows]
@@ -66,9 +70,24 @@ async def page_items(pool: Pool, batch_id: UUID, status: str | None, after: int,
     return lines, after if after < end else None
 
 
+def _may_have(batch: asyncpg.Record, status: str) -> bool:
+    """Whether the counters leave room for items of this status: often enough no row need be looked at."""
+    unfinished = batch["total"] - batch["processed"]
+    match status:
+        case "completed":
+            return bool(batch["succeeded"])
+        case "failed":
+            return bool(batch["failed"])
+        case "cancelled":
+            return bool(unfinished)  # an open batch has some where a single item is retried
+        case _:
+            return batch["status"] not in TERMINAL and bool(unfinished)
+
+
 def _scan(status: str | None) -> tuple[str, int]:
+    """Failed items have an index; for the others the batch is gone through, a window at a time."""
     if status == "failed":
-        return "browse_failed_items", 2**31 - 1 - WINDOW
+        return "browse_failed_items", LAST_POSITION
     return "browse_items", WINDOW
 
 
