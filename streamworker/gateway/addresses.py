@@ -8,7 +8,7 @@ from __future__ import annotations
 from starlette.types import Scope
 
 from streamworker.settings import Settings
-from streamworker.settings.values import HOST_AND_PORT, is_loopback
+from streamworker.settings.values import HOST_AND_PORT
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 compared with, not bound to
@@ -59,12 +59,6 @@ class Addresses:
         # Bound to all addresses: the one that this connection came to. Only names can be made to point elsewhere.
         server = scope.get("server")
         return self._any_own_address and server is not None and host == _bracketed(str(server[0]))
-
-
-def is_public(host: str) -> bool:
-    """Whether a name of the setting GATEWAY_HOSTS stands for more than this machine."""
-    match = HOST_AND_PORT.fullmatch(host)
-    return match is None or not is_loopback(match["host"].strip("[]"))
 
 
 def _bracketed(host: str) -> str:

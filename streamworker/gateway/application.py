@@ -13,13 +13,13 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from streamworker.errors import BatchNotFound, ConfigurationError
+from streamworker.errors import BatchNotFound
 from streamworker.gateway import actions, api, dead_letters, live, page, session_api, workers
 from streamworker.gateway.access import Access
-from streamworker.gateway.addresses import Addresses, is_public
+from streamworker.gateway.addresses import Addresses
 from streamworker.gateway.answers import not_found, refused
 from streamworker.gateway.lasting import Lasting
-from streamworker.gateway.limits import Limits, Rate, RequestRate
+from streamworker.gateway.limits import Limits, Rate, RequestBounds
 from streamworker.gateway.rights import Authorise
 from streamworker.gateway.services import Running
 from streamworker.gateway.sessions import Keys
@@ -48,7 +48,8 @@ def build(
     settings: Settings, authorise: Authorise | None = None, limits: Limits | None = None, clock: Callable[[], float] = time.time
 ) -> Starlette:
     """The app for these settings."""
-    _check(settings, authorise)
+    if authorise is None:
+        settings.require_gateway_token()
     limits = limits or Limits()
     running, keys = Running(settings), Keys(settings, clock)
     lasting = Lasting(keys)
@@ -67,7 +68,7 @@ def build(
         routes=routes(),
         middleware=[
             Middleware(Shield),
-            Middleware(RequestRate, requests),
+            Middleware(RequestBounds, requests),
             Middleware(Access, Addresses(settings), keys, lasting, wrong_tokens),
         ],
         exception_handlers={HTTPException: refused, BatchNotFound: not_found},
@@ -89,16 +90,6 @@ def routes() -> list[BaseRoute]:
 
 
 PARTS = (api, actions, dead_letters, workers, session_api, live)
-
-
-def _check(settings: Settings, authorise: Authorise | None) -> None:
-    """A name that is not this machine's means that others come by it, through a proxy: somebody must ask who they are."""
-    public = [host for host in settings.gateway_hosts if is_public(host)]
-    if public and settings.gateway_token is None and authorise is None:
-        raise ConfigurationError(
-            f"STREAMWORKER_GATEWAY_TOKEN: not set although STREAMWORKER_GATEWAY_HOSTS names {public[0]}; expected a token, "
-            "or `authorise` of a mounted gateway"
-        )
 
 
 async def show_health(_request: Request) -> Response:

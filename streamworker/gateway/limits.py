@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from streamworker.gateway.answers import Refusal, refuse
 
 MOST_ADDRESSES = 10_000
+MOST_HEADERS, HEAD_BYTES = 100, 8 * 1024
 BODY_SECONDS = 10.0
 TOO_MANY_REQUESTS = "too many requests from this address: come back in a moment"
 
@@ -77,18 +78,24 @@ def is_this_machine(address: str) -> bool:
         return False
 
 
-class RequestRate:
-    """ASGI middleware that refuses what comes too fast."""
+class RequestBounds:
+    """ASGI middleware that refuses what comes too fast, or says too much before its body."""
 
     def __init__(self, app: ASGIApp, rate: Rate) -> None:
         self._app = app
         self._rate = rate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or self._rate.take(client_of(scope)):
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
-        else:
+        elif not self._rate.take(client_of(scope)):
             await refuse(scope, receive, send, 429, TOO_MANY_REQUESTS)
+        elif len(scope["path"]) + len(scope["query_string"]) > HEAD_BYTES:
+            await refuse(scope, receive, send, 414, f"URL: expected at most {HEAD_BYTES:,} characters")
+        elif len(scope["headers"]) > MOST_HEADERS or sum(len(name) + len(value) for name, value in scope["headers"]) > HEAD_BYTES:
+            await refuse(scope, receive, send, 431, f"headers: expected at most {MOST_HEADERS}, of {HEAD_BYTES:,} bytes in all")
+        else:
+            await self._app(scope, receive, send)
 
 
 async def read_body(request: Request, most: int) -> bytes:

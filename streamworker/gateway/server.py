@@ -17,11 +17,10 @@ import uvicorn
 from streamworker.errors import ConfigurationError
 from streamworker.gateway.application import build
 from streamworker.gateway.frames import MAX_FRAME
+from streamworker.gateway.limits import HEAD_BYTES
 from streamworker.gateway.protocols import MOST_CONNECTIONS, Bounds, Gate, HttpProtocol, WebSocketProtocol
 from streamworker.gateway.services import Running
 from streamworker.settings import Settings
-
-MAX_HEADER_BYTES = 8 * 1024
 
 BACKLOG = 2048
 PING_SECONDS = 20.0
@@ -32,10 +31,9 @@ OTHER_FILES = 200  # descriptors that are no connections of clients
 
 async def serve(settings: Settings, started: Callable[[str], None]) -> int:
     """Serve until SIGTERM or SIGINT; `started` is told the URL once it listens. Returns the exit code."""
-    settings.require_gateway_token()
     with listen(*settings.gateway_address) as listener:
         app = build(settings)
-        server = _Server(_config(app), app.state.running, lambda: started(place_of(listener)))
+        server = Server(configure(app, Bounds(connections=_room())), app.state.running, lambda: started(place_of(listener)))
         with _signals(server):
             try:
                 async with app.router.lifespan_context(app):
@@ -75,9 +73,10 @@ def place_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
-def _config(app: Any) -> uvicorn.Config:
+def configure(app: Any, bounds: Bounds) -> uvicorn.Config:
+    """How uvicorn serves the app: with our protocols, one message a frame and no compression, and nothing believed of a proxy."""
     logging.getLogger("uvicorn").setLevel(logging.WARNING)  # it tells of each socket, and we of what matters
-    gate = Gate(Bounds(connections=_room()))
+    gate = Gate(bounds)
     return uvicorn.Config(
         app,
         http=partial(HttpProtocol, gate=gate),  # type: ignore[arg-type]
@@ -87,7 +86,7 @@ def _config(app: Any) -> uvicorn.Config:
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+        h11_max_incomplete_event_size=HEAD_BYTES,
         ws_max_size=MAX_FRAME,
         ws_per_message_deflate=False,
         ws_ping_interval=PING_SECONDS,
@@ -108,7 +107,7 @@ def _room() -> int:
 
 
 @contextmanager
-def _signals(server: _Server) -> Iterator[None]:
+def _signals(server: Server) -> Iterator[None]:
     """SIGTERM and SIGINT end it in good order, at whatever point; a second one does not wait for anybody."""
     loop, running = asyncio.get_running_loop(), asyncio.current_task()
     assert running is not None
@@ -128,7 +127,7 @@ def _signals(server: _Server) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """A server that says when it listens, and shows its clients out before it ends."""
 
     def __init__(self, config: uvicorn.Config, running: Running, listening: Callable[[], None]) -> None:

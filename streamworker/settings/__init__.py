@@ -16,7 +16,7 @@ from streamworker.errors import ConfigurationError
 from streamworker.settings.built_in import BUILT_IN_OPTIONS, built_in_secrets, built_in_settings
 from streamworker.settings.options import FOREIGN_PREFIXES, OPTIONS, PREFIX, Option
 from streamworker.settings.urls import mask_url, mask_urls, secrets_of
-from streamworker.settings.values import is_loopback, parse_duration, shorten
+from streamworker.settings.values import host_of, is_loopback, parse_duration, shorten
 
 __all__ = [
     "BUILT_IN_OPTIONS",
@@ -105,13 +105,16 @@ class Settings:
         return tuple(dict.fromkeys(tokens + secrets_of(self.redis_url) + secrets_of(self.database_url)))
 
     def require_gateway_token(self) -> None:
-        """Refuse to serve the gateway on an address that others can reach, unless a token protects it."""
+        """Refuse to serve the gateway on an address, or under a name, by which others can reach it, unless a token protects it."""
         host, port = self.gateway_address
-        if self.gateway_token is None and not is_loopback(host):
-            raise ConfigurationError(
-                f"{PREFIX}GATEWAY_TOKEN: not set although {PREFIX}GATEWAY_ADDRESS is {host}:{port}; "
-                "expected a token, or a loopback address such as 127.0.0.1:8080"
-            )
+        public = [name for name in self.gateway_hosts if not is_loopback(host_of(name))]
+        if self.gateway_token is not None or (is_loopback(host) and not public):
+            return
+        what = f"names {public[0]}" if is_loopback(host) else f"is {host}:{port}"
+        raise ConfigurationError(
+            f"{PREFIX}GATEWAY_TOKEN: not set although {PREFIX}GATEWAY_{'HOSTS' if is_loopback(host) else 'ADDRESS'} {what}; "
+            "expected a token, or a loopback address such as 127.0.0.1:8080"
+        )
 
     def __repr__(self) -> str:
         shown = {field.name: getattr(self, field.name) for field in fields(self)}

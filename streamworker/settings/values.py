@@ -203,6 +203,12 @@ def token(text: str) -> str:
     return text
 
 
+def host_of(text: str) -> str:
+    """The host of a Host header, without brackets and port."""
+    match = HOST_AND_PORT.fullmatch(text)
+    return match["host"].strip("[]") if match else ""
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach an address of this host; a name that needs a resolver counts as not."""
     try:
