@@ -294,11 +294,10 @@ class TestBytes:
                 (b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n" + host + close, 414),
                 (b"GET /healthz HTTP/1.1\r\n" + host + b"A: b\r\n" * 130 + close, 431),
                 (b"GET http://evil.com/healthz HTTP/1.1\r\n" + host + close, 404),
-                (b"GET /healthz HTTP/3.0\r\n" + host + close, 400),
                 (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
                 (b"GET /healthz\r\n\r\n", 400),
                 (b"\r\n\r\n\r\n\r\nHELLO\r\n\r\n", 400),
-                (b"POST /api/session HTTP/1.1\r\n" + host + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n" + close, 400),
+                (b"POST /api/session HTTP/1.1\r\n" + host + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n" + close, 403),
                 (b"POST /api/session HTTP/1.1\r\n" + host + b"Content-Length: -5\r\n" + close, 400),
                 (b"CONNECT 127.0.0.1:22 HTTP/1.1\r\n" + host + close, 403),
             ]:
