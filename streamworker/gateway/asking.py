@@ -8,7 +8,7 @@ from uuid import UUID
 
 from starlette.requests import HTTPConnection
 
-from streamworker.gateway.hub import ALL
+from streamworker.gateway.frames import ALL
 from streamworker.gateway.resume import Since, read_since
 
 MOST_BATCHES = 100
@@ -16,7 +16,8 @@ PARAMETERS = ("batch_id", "batch", "since")
 
 # May this client see this batch, or the list of those it may see (None)? Where there is no such question, everybody may see all.
 Allowed = Callable[[HTTPConnection, str | None], Awaitable[bool]] | None
-ABORT = "streamworker.abort"  # the extension of the ASGI scope by which our own server lets us cut a connection
+# Extensions of the ASGI scope by our own server: to cut a connection, and to write a WebSocket's frame without waiting.
+ABORT, DIRECT = "streamworker.abort", "streamworker.direct"
 
 
 @dataclass(frozen=True, slots=True)

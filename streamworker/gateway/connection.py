@@ -11,7 +11,7 @@ from streamworker.gateway.frames import Frame
 
 MOST_BYTES = 1024 * 1024
 MOST_FRAMES = 2_000
-OVERTAKEN = frozenset({"event", "snapshot", "end"})  # what a fresh snapshot makes up for
+OVERTAKEN = frozenset({"event", "snapshot", "end", "live"})  # what a fresh snapshot makes up for
 
 
 class Connection:
@@ -32,6 +32,7 @@ class Connection:
         "ask",
         "closing",
         "cut",
+        "direct",
         "everything",
         "last_sent",
         "role",
@@ -41,7 +42,7 @@ class Connection:
     )
 
     def __init__(
-        self, resync: Callable[[Connection, str], None], role: str = "read", ask: Callable[[str], Awaitable[bool]] | None = None
+        self, resync: Callable[[Connection, set[str]], None], role: str = "read", ask: Callable[[str], Awaitable[bool]] | None = None
     ) -> None:
         self.role = role
         self.ask = ask  # may it see a batch that it did not ask for by id? None: any
@@ -50,6 +51,7 @@ class Connection:
         self.everything = False
         self.closing: tuple[int, str] | None = None
         self.cut: Callable[[], None] | None = None  # ends the connection at once, whatever is still to be sent
+        self.direct: Callable[[Frame], bool] | None = None  # writes a frame if the socket takes it
         self.last_sent = time.monotonic()
         self.sending_since: float | None = None
         self._resync = resync
@@ -61,6 +63,9 @@ class Connection:
 
     def offer(self, frame: Frame) -> None:
         """Send this next, after what is waiting already."""
+        if self._waiter is not None and self.direct is not None and self._is_empty() and self.direct(frame):
+            self.last_sent = time.monotonic()
+            return
         if self._stale and frame.batch_id in self._stale and frame.kind in OVERTAKEN:
             return
         self._frames.append(frame)
@@ -70,9 +75,18 @@ class Connection:
         self._wake()
 
     def offer_state(self, key: str, frame: Frame) -> None:
-        """Send this when nothing else is waiting, unless something newer with the same key comes first."""
-        self._states[key] = frame
+        """Send this when nothing else is waiting, unless something newer with the same key comes first.
+
+        What takes the place of something older comes without its id: others that are older wait behind it.
+        """
+        if self._waiter is not None and self.direct is not None and self._is_empty() and self.direct(frame):
+            self.last_sent = time.monotonic()
+            return
+        self._states[key] = frame.bare if key in self._states else frame
         self._wake()
+
+    def _is_empty(self) -> bool:
+        return not (self._frames or self._states or self._stale or self.closing)
 
     def forget(self, batch_id: str) -> None:
         """What is waiting of this batch is of no interest any more."""
@@ -95,8 +109,7 @@ class Connection:
                 break
             if self._stale:
                 stale, self._stale = self._stale, set()
-                for batch_id in stale:
-                    self._resync(self, batch_id)
+                self._resync(self, stale)
             elif self._states:
                 frame = self._states.pop(next(iter(self._states)))
                 break

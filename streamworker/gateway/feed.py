@@ -137,24 +137,24 @@ class Feed:
 
     # --- who is told ------------------------------------------------------------------------------------------------------------
 
-    def join(self, connection: Connection, snapshot: ProgressEvent | None, since: Since | None) -> None:
-        """Tell a client what it does not know yet, and all that comes from now on. `snapshot` was just read, if it was."""
+    def join(self, connection: Connection, snapshot: ProgressEvent | None, since: Since | None, *, bare: bool) -> list[Record]:
+        """Tell a client all that comes from now on, and a snapshot if it needs one; returns the events that it has missed instead.
+
+        `snapshot` was just read, if it was; `bare`: other batches are to be told beside this one.
+        """
         assert self.state is not None
         self.watchers.setdefault(connection, -1)
         newest = max(self.revision, -1 if snapshot is None else snapshot.revision)
-        if since is not None and since.revision is not None and since.revision == newest and not self.ended:
+        known = since.revision if since is not None else None
+        if known == newest and not self.ended:
             self._note(connection, newest)
-            return
+            return []
         missed = None if since is None or since.token is None or newest > self.revision else self.missed(since.token)
         if missed is None:
-            known = since.revision if since is not None else None
-            self.show(connection, reset=since is not None and (known is None or known > newest), newer=snapshot)
-            return
-        for record in missed:
-            connection.offer(self._event_frame(record))
-        if self.ended and missed:
-            connection.offer(self._end_frame(self.state))
+            self.show(connection, reset=since is not None and (known is None or known > newest), newer=snapshot, bare=bare)
+            return []
         self._note(connection, self.revision)
+        return missed
 
     def leave(self, connection: Connection) -> None:
         """Tell this client no more."""
@@ -179,7 +179,7 @@ class Feed:
     def _tell(self, record: Record, event: ProgressEvent) -> None:
         if not self.watchers:
             return
-        told = self._event_frame(record, event)
+        told = self.event_frame(record, event)
         over = event.status in TERMINAL
         if event.revision > self._highest_told:
             listeners = list(self.watchers)
@@ -190,22 +190,22 @@ class Feed:
         for connection in listeners:
             connection.offer(told)
         if over:
-            end = self._end_frame(event)
+            end = self.end_frame(event)
             for connection in listeners:
                 connection.offer(end)
                 self._note(connection, event.revision)
 
-    def show(self, connection: Connection, *, reset: bool, newer: ProgressEvent | None = None) -> None:
+    def show(self, connection: Connection, *, reset: bool, newer: ProgressEvent | None = None, bare: bool = False) -> None:
         """Tell one client the whole state: what is known here, or what Postgres says where that is newer."""
         assert self.state is not None
         if newer is not None and newer.revision > self.revision:
-            event, shown = newer, frame(Snapshot(self.batch_id, self.history.token, reset, newer))
+            event, shown = newer, self._snapshot(reset, newer)
             self._ahead = (self.history.newest, newer.revision)
         else:
             event, shown = self.state, self._snapshot_frame(reset)
-        connection.offer(shown)
+        connection.offer(shown.bare if bare else shown)
         if event.status in TERMINAL:
-            connection.offer(self._end_frame(event))
+            connection.offer(self.end_frame(event))
         self._note(connection, event.revision)
 
     def _note(self, connection: Connection, revision: int) -> None:
@@ -213,12 +213,16 @@ class Feed:
             self.watchers[connection] = revision
             self._highest_told = max(self._highest_told, revision)
 
-    def _event_frame(self, record: Record, event: ProgressEvent | None = None) -> Frame:
+    def event_frame(self, record: Record, event: ProgressEvent | None = None) -> Frame:
+        """The frame of an event, made once."""
         if record.frame is None:
-            record.frame = frame(Event(self.batch_id, self.history.token_at(record.position), event or decode_event(record.raw)))
+            record.frame = frame(
+                Event(batch_id=self.batch_id, id=self.history.token_at(record.position), event=event or decode_event(record.raw))
+            )
         return record.frame
 
-    def _end_frame(self, event: ProgressEvent) -> Frame:
+    def end_frame(self, event: ProgressEvent) -> Frame:
+        """The frame that tells the end."""
         token = Token(self.history.tag, self.history.newest, event.revision)
         return frame(End(self.batch_id, event.status), str(token))
 
@@ -227,5 +231,8 @@ class Feed:
         now = time.monotonic()
         if self._kept is None or self._kept[0] is not reset or now - self._kept[1] > KEPT_SNAPSHOT:
             event = msgspec.structs.replace(self.state, items=list(self._in_flight.values()))
-            self._kept = (reset, now, frame(Snapshot(self.batch_id, self.history.token, reset, event)))
+            self._kept = (reset, now, self._snapshot(reset, event))
         return self._kept[2]
+
+    def _snapshot(self, reset: bool, event: ProgressEvent) -> Frame:
+        return frame(Snapshot(batch_id=self.batch_id, id=self.history.token, reset=reset, event=event), often_bare=True)

@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any
-from uuid import UUID
 
 from streamworker import errors
 from streamworker.gateway.connection import Connection
 from streamworker.gateway.feed import FRESH, Feed
-from streamworker.gateway.frames import HEARTBEAT, PING, Complaint, Frame, Live, State, frame
+from streamworker.gateway.feeds import QUIET, Feeds
+from streamworker.gateway.frames import ALL, HEARTBEAT, PING, Complaint, Frame, Live, State, frame
 from streamworker.gateway.overview import MOST_OPEN, NEWEST, Overview
 from streamworker.gateway.reader import Reader
-from streamworker.gateway.resume import Since
+from streamworker.gateway.resume import Record, Since
 from streamworker.gateway.stream import Stream
 from streamworker.messages import ProgressEvent
 from streamworker.settings import Settings
@@ -26,11 +26,8 @@ from streamworker.store.pool import Pool, explain
 
 log = logging.getLogger("streamworker.gateway")
 
-QUIET = 1.0  # seconds without a word of a batch, after which Postgres is asked
 PATIENCE = 10.0  # seconds that a client may take for one frame
-KEPT = 30.0  # seconds that a batch is followed after the last client has left
 MOST_CONNECTIONS = 20_000
-ALL = "*"
 SLICE = 100  # events between two moments for everybody else
 
 
@@ -48,7 +45,7 @@ class Hub:
         self._stream = Stream(settings.redis_url, settings.progress_stream, observe)
         self._overview = Overview(self._stream.history)
         self._reader = Reader(pool, self._note_postgres)
-        self._feeds: dict[str, Feed] = {}
+        self._feeds = Feeds(self._stream.history, pool, self._reader, self._begin)
         self._connections: set[Connection] = set()
         self._running: set[asyncio.Task[None]] = set()
         self._of_connection: dict[Connection, set[asyncio.Task[None]]] = {}
@@ -131,100 +128,99 @@ class Hub:
             self._overview.leave(connection)
             return
         connection.wanted.discard(batch_id)
-        if (feed := self._feeds.get(batch_id)) is not None:
-            feed.leave(connection)
+        self._feeds.leave(connection, batch_id)
         connection.forget(batch_id)
 
     async def ended(self, batch_id: str, revision: int) -> bool:
-        """Whether the batch has ended, with this revision: then who knows that has nothing to come back for."""
-        feed = await self._opened(batch_id)
-        return feed.ended and feed.revision == revision
+        """Whether the batch has ended, with this revision: then who knows that has nothing to come back for. BatchNotFound."""
+        feed = self._feeds.take(batch_id)
+        try:
+            snapshot = await self._feeds.open(feed)
+            known = max(feed.revision, -1 if snapshot is None else snapshot.revision)
+            return feed.ended and feed.revision == known == revision
+        finally:
+            feed.interest -= 1
 
     async def exists(self, batch_id: str) -> bool:
         """Whether there is such a batch; waits while Postgres is away."""
+        feed = self._feeds.take(batch_id)
         try:
-            await self._opened(batch_id)
+            await self._feeds.open(feed)
         except errors.BatchNotFound:
             return False
+        finally:
+            feed.interest -= 1
         return True
 
     # --- subscriptions ----------------------------------------------------------------------------------------------------------
 
     async def _open(self, connection: Connection, ids: Sequence[str], since: Since | None) -> None:
-        history = self._stream.history
-        for batch_id in ids:
-            if batch_id == ALL:
-                await self._join_overview(connection, since)
-            else:
-                await self._join(connection, batch_id, since)
-        if list(ids) != [ALL]:
-            connection.offer(frame(Live(history.token)))
-
-    async def _join(self, connection: Connection, batch_id: str, since: Since | None) -> None:
-        feed = self._feed(batch_id)
-        feed.interest += 1
+        feeds = [self._feeds.take(id) for id in ids if id != ALL]
         try:
-            snapshot = None if feed.is_fresh(time.monotonic()) else await self._reader.read(batch_id)
-            if snapshot is not None and feed.state is None:
-                self._open_feed(feed, snapshot)
-        except errors.BatchNotFound as error:
-            self._drop(feed)
-            connection.wanted.discard(batch_id)
-            connection.offer(frame(Complaint(4404, str(error), batch_id)))
-            return
+            opening = [self._feeds.open(feed) for feed in feeds]
+            found = await asyncio.gather(*opening, return_exceptions=True) if len(opening) > 1 else [await _caught(one) for one in opening]
+            if ALL in ids:
+                await self._open_overview(connection)
+            # From here on nothing is awaited: what a client is told first and what it is told next belong together.
+            if connection in self._connections:
+                self._join(connection, dict(zip(feeds, found, strict=True)), since, bare=len(ids) > 1)
+                if ALL in ids:
+                    # A token of several kinds of frames says nothing of the list of all, which is told beside the rest.
+                    self._overview.join(connection, since if len(ids) == 1 or since is None else Since())
         finally:
-            feed.interest -= 1
-        if batch_id in connection.wanted and connection in self._connections:
-            feed.join(connection, snapshot, since)
+            for feed in feeds:
+                feed.interest -= 1
 
-    async def _join_overview(self, connection: Connection, since: Since | None) -> None:
+    def _join(
+        self, connection: Connection, found: Mapping[Feed, ProgressEvent | BaseException | None], since: Since | None, *, bare: bool
+    ) -> None:
+        missed: list[tuple[Feed, Record]] = []
+        for feed, snapshot in found.items():
+            if isinstance(snapshot, BaseException):
+                self._complain(connection, feed.batch_id, snapshot)
+            elif feed.batch_id in connection.wanted:
+                missed += [(feed, record) for record in feed.join(connection, snapshot, since, bare=bare)]
+        for feed, record in sorted(missed, key=lambda one: one[1].position):  # of several batches, in the order in which it happened
+            connection.offer(feed.event_frame(record))
+        for feed in {feed for feed, _ in missed}:
+            if feed.ended and feed.state is not None:
+                connection.offer(feed.end_frame(feed.state))
+        if found:
+            token = self._stream.history.token
+            connection.offer(frame(Live(token) if bare else Live(token, next(iter(found)).batch_id)))
+
+    def _complain(self, connection: Connection, batch_id: str, error: BaseException) -> None:
+        connection.wanted.discard(batch_id)
+        if isinstance(error, errors.BatchNotFound):
+            connection.offer(frame(Complaint(4404, str(error), batch_id)))
+        elif not isinstance(error, asyncio.CancelledError):
+            log.error("batch %s cannot be told", batch_id, exc_info=error)
+            connection.close(4500, "an error of the gateway")
+
+    async def _open_overview(self, connection: Connection) -> None:
         self._overview.interest += 1
         try:
-            if time.monotonic() - self._overview.read_at > FRESH:
-                await self._read_overview()
-            if connection in self._connections:
-                self._overview.join(connection, since)
+            while time.monotonic() - self._overview.read_at > FRESH:
+                try:
+                    await self._read_overview()
+                except Exception as error:
+                    self._note_postgres(False, error)
+                    await asyncio.sleep(QUIET)
+            await self._overview.ask_about_all(connection)
         finally:
             self._overview.interest -= 1
 
-    async def _opened(self, batch_id: str) -> Feed:
-        feed = self._feed(batch_id)
-        feed.interest += 1
-        try:
-            if not feed.is_fresh(time.monotonic()):
-                snapshot = await self._reader.read(batch_id)
-                if feed.state is None:
-                    self._open_feed(feed, snapshot)
-        except errors.BatchNotFound:
-            self._drop(feed)
-            raise
-        finally:
-            feed.interest -= 1
-        return feed
-
-    def _open_feed(self, feed: Feed, snapshot: Any) -> None:
-        if not feed.open(snapshot):
-            self._mend(feed)
-
-    def _feed(self, batch_id: str) -> Feed:
-        feed = self._feeds.get(batch_id)
-        if feed is None:
-            feed = self._feeds[batch_id] = Feed(batch_id, self._stream.history)
-        return feed
-
-    def _drop(self, feed: Feed) -> None:
-        """The batch is no more."""
-        told = frame(Complaint(4404, str(progress_not_found(feed.batch_id)), feed.batch_id))
-        for connection in list(feed.watchers):
-            connection.wanted.discard(feed.batch_id)
-            connection.offer(told)
-        feed.watchers.clear()
-        self._feeds.pop(feed.batch_id, None)
-
-    def _resync(self, connection: Connection, batch_id: str) -> None:
-        feed = self._feeds.get(batch_id)
-        if feed is not None and feed.state is not None and connection in feed.watchers:
-            feed.show(connection, reset=True)
+    def _resync(self, connection: Connection, ids: set[str]) -> None:
+        """Frames of these batches were dropped: show the state of each instead."""
+        for batch_id in ids:
+            feed = self._feeds.find(batch_id)
+            if feed is None or feed.state is None or connection not in feed.watchers:
+                continue
+            if feed.watchers[connection] > feed.revision:  # it knows more than the stream has told: ask again rather than go back
+                self.subscribe(connection, [batch_id], Since())
+            else:
+                feed.show(connection, reset=True, bare=True)
+        connection.offer(frame(Live(self._stream.history.token)))
 
     # --- the stream -------------------------------------------------------------------------------------------------------------
 
@@ -233,9 +229,7 @@ class Hub:
             for number, told in enumerate(await self._stream.read(QUIET)):
                 if number % SLICE == SLICE - 1:
                     await asyncio.sleep(0)
-                feed = self._feeds.get(told.event.batch_id)
-                if feed is not None and not feed.hear(told.record, told.event):
-                    self._mend(feed)
+                self._feeds.hear(told)
                 if self._overview.active:
                     self._overview.hear(told.record, told.event)
             self._tell_due()
@@ -251,21 +245,6 @@ class Hub:
         if wait is not None:
             self._flush = asyncio.get_running_loop().call_later(wait, self._tell_due)
 
-    def _mend(self, feed: Feed) -> None:
-        self._begin(self._ask_again(feed))
-
-    async def _ask_again(self, feed: Feed) -> None:
-        """Events of this batch are missing: ask Postgres, until none is."""
-        while True:
-            await asyncio.sleep(max(0.0, feed.read_at + FRESH - time.monotonic()))
-            try:
-                snapshot = await self._reader.read(feed.batch_id)
-            except errors.BatchNotFound:
-                self._drop(feed)
-                return
-            if feed.mend(snapshot):
-                return
-
     # --- beside the stream ------------------------------------------------------------------------------------------------------
 
     async def _compare(self) -> None:
@@ -273,36 +252,14 @@ class Hub:
         while True:
             await asyncio.sleep(QUIET)
             try:
-                await self._compare_feeds()
+                if await self._feeds.compare(self._redis):
+                    self._note_postgres(True, None)
                 if self._overview.active:
                     await self._read_overview()
+                else:
+                    self._overview.forget()
             except Exception as error:
                 self._note_postgres(False, error)
-
-    async def _compare_feeds(self) -> None:
-        now = time.monotonic()
-        quiet = {
-            id: feed.revision
-            for id, feed in self._feeds.items()
-            if feed.watchers and feed.state is not None and not feed.mending and (now - feed.heard >= QUIET or not self._redis)
-        }
-        if not quiet:
-            return
-        moved = await progress.read_moved(self._pool, quiet)
-        self._note_postgres(True, None)
-        for batch_id, event in moved.items():
-            feed = self._feeds.get(batch_id)
-            if feed is None or feed.mending:
-                continue
-            if event is None:
-                self._drop(feed)
-                continue
-            # The stream may be a moment behind Postgres: only what it has not told a second later is lost.
-            lost = feed.behind > feed.revision or not self._redis
-            feed.behind = event.revision
-            if lost and event.revision > feed.revision:
-                feed.mending = True
-                self._mend(feed)
 
     async def _read_overview(self) -> None:
         read = await progress.read_overview(self._pool, NEWEST, MOST_OPEN)
@@ -332,9 +289,7 @@ class Hub:
                         connection.cut()
                 elif since is None and now - connection.last_sent >= HEARTBEAT - QUIET:
                     connection.offer(PING)
-            for feed in list(self._feeds.values()):
-                if not feed.watchers and not feed.interest and not feed.mending and now - feed.read_at > KEPT:
-                    self._feeds.pop(feed.batch_id, None)
+            self._feeds.forget_quiet()
 
     def _note_postgres(self, answers: bool, error: BaseException | None) -> None:
         if answers is self._postgres:
@@ -354,9 +309,16 @@ class Hub:
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         running = asyncio.create_task(work, name="gateway hub")
         self._running.add(running)
-        running.add_done_callback(self._running.discard)
+        running.add_done_callback(self._done)
+
+    def _done(self, running: asyncio.Task[None]) -> None:
+        self._running.discard(running)
+        if not running.cancelled() and (error := running.exception()) is not None:
+            log.error("a part of the hub has ended", exc_info=error)
 
 
-def progress_not_found(batch_id: str) -> errors.BatchNotFound:
-    """The error for a batch that is no more."""
-    return errors.BatchNotFound(f"batch {UUID(batch_id)}: there is no batch with this id")
+async def _caught(work: Coroutine[Any, Any, ProgressEvent | None]) -> ProgressEvent | BaseException | None:
+    try:
+        return await work
+    except Exception as error:
+        return error

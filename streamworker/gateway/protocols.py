@@ -14,7 +14,8 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from streamworker.gateway.asking import ABORT
+from streamworker.gateway.asking import ABORT, DIRECT
+from streamworker.gateway.frames import Frame
 from streamworker.gateway.limits import is_this_machine
 
 MOST_CONNECTIONS = 20_000
@@ -60,17 +61,24 @@ class Gate:
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """WebSockets that can be cut."""
+    """WebSockets that can be cut, and that take whole frames at once while their client keeps up."""
 
     def __init__(self, *arguments: Any, gate: Gate, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._gate = gate
 
     async def run_asgi(self) -> None:
-        """Run the app, which finds how to cut its connection in the scope."""
+        """Run the app, which finds how to cut its connection, and how to write to it, in the scope."""
         extensions: Any = self.scope.setdefault("extensions", {})
-        extensions[ABORT] = self.transport.abort
+        extensions[ABORT], extensions[DIRECT] = self.transport.abort, self.write_frame
         await super().run_asgi()
+
+    def write_frame(self, frame: Frame) -> bool:
+        """Write a frame whose bytes many clients share; False where the client has not taken what was written before."""
+        if self.disconnected or self.close_sent or not self.writable.is_set() or self.transport.is_closing():
+            return False
+        self.transport.write(frame.wire)
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection, which came in as a request, has ended."""

@@ -15,6 +15,7 @@ MOST_ENTRIES = 10_000
 MOST_BYTES = 8 * 1024 * 1024
 MAX_TOKEN = 200  # characters
 MAX_REVISION = 2**63 - 1
+LAST_SEQUENCE = 2**64 - 1
 
 Position = tuple[int, int]
 START: Position = (0, 0)
@@ -51,6 +52,12 @@ def read_position(entry_id: bytes) -> Position:
     """The id of a stream entry as numbers that can be compared."""
     milliseconds, _, sequence = entry_id.partition(b"-")
     return int(milliseconds), int(sequence or 0)
+
+
+def before(position: Position) -> Position:
+    """The position just before another."""
+    milliseconds, sequence = position
+    return (milliseconds, sequence - 1) if sequence else (milliseconds - 1, LAST_SEQUENCE)
 
 
 def read_since(text: str | int | None) -> Since | None:

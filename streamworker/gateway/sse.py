@@ -12,8 +12,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from streamworker.gateway.asking import ABORT, Allowed, Asked, asker, may_see, read_query
 from streamworker.gateway.connection import Connection
-from streamworker.gateway.frames import Hello, frame
-from streamworker.gateway.hub import ALL, Hub
+from streamworker.gateway.frames import ALL, Hello, frame
+from streamworker.gateway.hub import Hub
 from streamworker.gateway.resume import Since, read_since
 
 FIRST_LOOK = 2.0  # seconds for Postgres to say whether the batch exists; after that the stream begins without knowing

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from contextlib import suppress
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from streamworker.gateway.asking import ABORT, MOST_BATCHES, Allowed, Asked, asker, may_see, read_batch_id, read_query
+from streamworker.gateway.asking import ABORT, DIRECT, MOST_BATCHES, Allowed, Asked, asker, may_see, read_batch_id, read_query
 from streamworker.gateway.connection import Connection
-from streamworker.gateway.frames import MAX_FRAME, PING, PROTOCOL, Complaint, Hello, Ping, Subscribe, Unsubscribe, frame, read_request
-from streamworker.gateway.hub import ALL, Hub
+from streamworker.gateway.frames import ALL, MAX_FRAME, PING, PROTOCOL, Complaint, Hello, Ping, Subscribe, Unsubscribe, frame, read_request
+from streamworker.gateway.hub import Hub
 from streamworker.gateway.resume import read_since
 
 MOST_MESSAGES, MINUTE = 100, 60.0
+BURST = 2 * (MOST_BATCHES + 1)  # whoever comes back asks for all its batches at once
 BAD, UNKNOWN, FORBIDDEN, FULL = 4400, 4404, 4403, 4503
 NOT_TEXT, POLICY, TOO_LARGE = 1003, 1008, 1009
 
@@ -40,6 +40,7 @@ async def serve_websocket(websocket: WebSocket, hub: Hub, allowed: Allowed = Non
         serving.cancel()
 
     connection.cut = cut_off
+    connection.direct = websocket.scope.get("extensions", {}).get(DIRECT)
     sending = asyncio.create_task(_send(websocket, connection), name="gateway websocket")
     try:
         await _Session(websocket, hub, connection, allowed).run()
@@ -73,7 +74,7 @@ class _Session:
         self._hub = hub
         self._connection = connection
         self._allowed = allowed
-        self._heard: deque[float] = deque(maxlen=MOST_MESSAGES)
+        self._allowance, self._counted_at = float(BURST), time.monotonic()
 
     async def run(self) -> None:
         """Greet, then listen; returns when either side has ended the connection."""
@@ -105,10 +106,8 @@ class _Session:
             self._connection.close(UNKNOWN, "there is no batch with this id")
 
     async def _hear(self, text: str | None) -> None:
-        now = time.monotonic()
-        if len(self._heard) == MOST_MESSAGES and now - self._heard[0] < MINUTE:
+        if not self._take_allowance():
             return self._connection.close(POLICY, f"more than {MOST_MESSAGES} messages a minute")
-        self._heard.append(now)
         if text is None:
             return self._connection.close(NOT_TEXT, "expected text, got a binary message")
         if len(text) > MAX_FRAME:
@@ -124,6 +123,12 @@ class _Session:
                     await self._subscribe(request)
         except ValueError as error:
             self._connection.offer(frame(Complaint(BAD, str(error))))
+
+    def _take_allowance(self) -> bool:
+        now = time.monotonic()
+        gained = (now - self._counted_at) * MOST_MESSAGES / MINUTE
+        self._allowance, self._counted_at = min(BURST, self._allowance + gained) - 1, now
+        return self._allowance >= 0
 
     async def _subscribe(self, request: Subscribe) -> None:
         id, since = read_batch_id(request.batch_id), read_since(request.since)
