@@ -271,7 +271,7 @@ class Page:
             return Boolean(top && node.contains(top));
         }})()"""
         self.until(hit, seconds)
-        self.run(f"document.querySelector({json.dumps(selector)}).click()")
+        self.run(f"(node => {{ node.focus({{preventScroll: true}}); node.click(); }})(document.querySelector({json.dumps(selector)}))")
 
     def type(self, text: str) -> None:
         """Type into what has the focus."""

@@ -111,7 +111,8 @@ def test_a_refusal_is_shown(site: Site) -> None:
 
 
 def test_tokens_and_roles(scene: Scene, looking: Callable[[Scene, Gateway], Site]) -> None:
-    batch_id = scene.submit(["never run"])
+    scene.begin_worker()
+    batch_id = scene.submit([hold("tokens")])
     with Gateway.of(scene, gateway_token=WORDS["token"], gateway_read_token=WORDS["read_token"]) as gateway:
         page = looking(scene, gateway).open()
         page.until("document.activeElement.id === 'token'")
@@ -134,4 +135,5 @@ def test_tokens_and_roles(scene: Scene, looking: Callable[[Scene, Gateway], Site
         page.click("[data-action=cancel]")
         page.click(YES)
         answer(page, "is cancelled")
+        scene.wait_end(batch_id, "cancelled")
         assert gateway.stop() == 0

@@ -3,7 +3,7 @@
 import { arrange, badge, icon, make, setAttribute, setText, show } from "./dom.js";
 import { between, count, elapsed, line, plural } from "./format.js";
 import { dismiss } from "./dialogs.js";
-import { showItem } from "./item.js";
+import { ItemDialog } from "./item.js";
 import { paint, throttle, unpaint } from "./paint.js";
 import { address, get } from "./rest.js";
 
@@ -59,6 +59,7 @@ export class Items {
   changed() {
     const { event } = this.batch;
     let touched = false;
+    this.dialog?.changed();
     for (const item of event.items) {
       const row = this.#rows.get(item.position);
       if (!row) continue;
@@ -161,7 +162,8 @@ export class Items {
   #open(position) {
     this.opened = position;
     if (position == null || !/^\d{1,9}$/.test(position)) return dismiss();
-    showItem(this.batch, Number(position), this.world, () => {
+    this.dialog = new ItemDialog(this.batch, Number(position), this.world, () => {
+      this.dialog = null;
       if (this.opened !== position || this.leaving) return;
       this.opened = null;
       const here = this.#href({ items: this.status, after: this.after });

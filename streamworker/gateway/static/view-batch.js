@@ -235,7 +235,7 @@ export class BatchView {
     const open = this.batch.event.total - this.batch.event.succeeded;
     const words = `${plural(open, "item")} that failed or ${open === 1 ? "was" : "were"} cancelled will be tried again, with fresh attempts. What succeeded stays as it is.`;
     if (!(await confirm("Retry what did not succeed?", words, `Retry ${plural(open, "item")}`))) return;
-    await answered(() => post(`api/batches/${this.id}/retry`), ({ retried }) => `${plural(retried, "item")} will be tried again.`);
+    await answered(() => post(`api/batches/${this.id}/retry`), ({ retried, reason }) => (retried ? `${plural(retried, "item")} will be tried again.` : `Nothing is tried again: ${reason}.`));
     this.learn();
   }
 }
