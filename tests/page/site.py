@@ -25,11 +25,11 @@ class Site:
     context: Context
     pages: list[Page]
 
-    def open(self, where: str = "#/", **size: int) -> Page:
-        """A new tab at this address of the page."""
+    def open(self, where: str = "#/", *, url: str = "", **size: int) -> Page:
+        """A new tab at this address of the page; `url` is another way to the gateway."""
         page = self.context.page(RECORDER, **size)
         self.pages.append(page)
-        page.open(self.gateway.url + where)
+        page.open((url or self.gateway.url) + where)
         return page
 
     def open_batch(self, batch_id: UUID, query: str = "") -> Page:
@@ -46,6 +46,10 @@ class Site:
             assert page.dialogs == []
             assert [told for told in page.told if told["kind"] != "figure"] == []
             check_figures(page.told)
+
+    def wait_shown(self, page: Page, batch_id: UUID, processed: int) -> None:
+        """Wait until the tab shows that so many items are done."""
+        page.until(f"document.querySelector('[data-batch=\"{batch_id}\"]').dataset.processed === '{processed}'")
 
     def check_truth(self, page: Page, batch_id: UUID) -> None:
         """Wait until the tab shows of the batch what Postgres says."""

@@ -110,7 +110,8 @@ def test_a_refusal_is_shown(site: Site) -> None:
     answer(page, "Not done")
 
 
-def test_tokens_and_roles(scene: Scene, looking: Callable[[Scene, Gateway], Site]) -> None:
+def test_tokens_and_roles(own_redis_scene: Scene, looking: Callable[[Scene, Gateway], Site]) -> None:
+    scene = own_redis_scene
     scene.begin_worker()
     batch_id = scene.submit([hold("tokens")])
     with Gateway.of(scene, gateway_token=WORDS["token"], gateway_read_token=WORDS["read_token"]) as gateway:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
+from uuid import UUID
 
 import pytest
 
@@ -10,15 +12,16 @@ from tests.flows.processors import act, hold, sleep
 from tests.flows.scene import Scene
 from tests.page.conftest import PROCESSORS
 from tests.page.gateway import Gateway
+from tests.page.relay import Relay
 from tests.page.site import Site, figures, wait_live
 from tests.servers import RedisServer
 
 STATE = "document.querySelector('#connection').dataset.state"
 
 
-def run(site: Site, gate: str) -> object:
-    """A batch that stops at a gate after its first ten items, and has thirty after it."""
-    return site.scene.submit([*[sleep(2)] * 10, hold(gate), *[sleep(2)] * 30, act("permanent")])
+def run(site: Site, gate: str) -> UUID:
+    """A batch that stops at a gate after its first ten items, and has more behind it; with four items at a time."""
+    return site.scene.submit([*[sleep(2)] * 10, *[hold(gate)] * 4, *[sleep(2)] * 27, act("permanent")])
 
 
 def test_a_reload_half_way(site: Site) -> None:
@@ -37,19 +40,24 @@ def test_a_reload_half_way(site: Site) -> None:
 @pytest.mark.parametrize("view", ["list", "batch"])
 def test_offline_and_back(site: Site, view: str) -> None:
     batch_id = run(site, f"offline-{view}")
-    page = site.open() if view == "list" else site.open_batch(batch_id)
-    wait_live(page)
-    site.scene.wait_start(batch_id, 10)
-    page.offline(True)
-    page.until(f"{STATE} === 'offline'")
-    page.until("document.querySelector('#banner:not([hidden])')?.innerText.includes('Not connected')")
-    site.scene.open(f"offline-{view}")
-    site.scene.wait_end(batch_id)
-    assert figures(page, batch_id)[-1] < 42
-    page.offline(False)
-    wait_live(page)
-    site.check_truth(page, batch_id)
-    page.until("document.querySelector('#banner').hidden")
+    with closing(Relay(site.gateway.port)) as relay:
+        page = site.open("#/" if view == "list" else f"#/batches/{batch_id}", url=relay.url)
+        wait_live(page)
+        site.scene.wait_start(batch_id, 10)
+        site.wait_shown(page, batch_id, 10)
+        page.offline(True)
+        relay.cut()
+        page.until(f"{STATE} === 'offline'")
+        page.until("document.querySelector('#banner:not([hidden])')?.innerText.includes('Not connected')")
+        site.scene.open(f"offline-{view}")
+        site.scene.wait_end(batch_id)
+        assert figures(page, batch_id)[-1] == 10
+        relay.mend()
+        page.offline(False)
+        wait_live(page)
+        site.check_truth(page, batch_id)
+        page.until("document.querySelector('#banner').hidden")
+        page.close()
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
