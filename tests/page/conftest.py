@@ -39,12 +39,13 @@ def served(
     database_copies: Callable[[], str],
     tmp_path_factory: pytest.TempPathFactory,
     chromium: Chromium,
+    request: pytest.FixtureRequest,
 ) -> Iterator[tuple[Scene, Gateway]]:
     """Servers, a worker and a gateway for all tests of a file."""
     server, name = redis_servers("valkey"), database_copies()
     server.flush()
     with Scene(server.url, postgres.database(name), tmp_path_factory.mktemp("page"), processor=PROCESSORS) as scene:
-        scene.begin_worker(batch_concurrency="4", item_concurrency="4")
+        scene.begin_worker(batch_concurrency="4", item_concurrency=getattr(request.module, "ITEM_CONCURRENCY", "4"))
         with Gateway.of(scene) as gateway:
             scene.workers[0].wait_started()
             yield scene, gateway

@@ -7,7 +7,7 @@ import { moment, now } from "./format.js";
 import { setActions, showKeys } from "./keys.js";
 import { Live } from "./live.js";
 import { Queue } from "./queue.js";
-import { get, onSignedOut, remove } from "./rest.js";
+import { get, onAnswer, onFailure, onSignedOut, remove } from "./rest.js";
 import { BatchView } from "./view-batch.js";
 import { DeadView } from "./view-dead.js";
 import { ListView } from "./view-list.js";
@@ -85,7 +85,7 @@ function signedIn(told) {
 function signedOut() {
   if (shown === LoginView) return;
   session = { role: null, token_required: true };
-  world.live.stop("out");
+  world.live.stop();
   world.queue.stop();
   for (const id of ["leave", "tabs", "queue"]) show(document.getElementById(id), false);
   open(LoginView, route());
@@ -121,6 +121,13 @@ async function begin() {
 }
 
 world.live.on("state", showState);
+world.live.on("closed", async (code) => {
+  const told = await get("api/session").catch(() => null);
+  if (code === 4401 && told?.role === null) signedOut();
+});
+onAnswer(() => world.live.hurry());
+onFailure(() => world.live.doubt());
+window.addEventListener("offline", () => world.queue.ask()); // which may also be a gateway on this machine that is still there
 onSignedOut(signedOut);
 window.addEventListener("hashchange", navigate);
 document.getElementById("help").addEventListener("click", showKeys);

@@ -17,6 +17,7 @@ export class Batch {
     this.running = new Map(); // position -> what the item in flight is at
     this.recent = new Map(); // position -> {item, at}
     this.samples = []; // [milliseconds, processed]
+    this.heard = false; // whether a frame told it
   }
 
   /** Whether `revision` of `epoch` tells something that is not older than what is known. */

@@ -2,6 +2,7 @@
 
 import { arrange, badge, icon, make, setAttribute, setText, show } from "./dom.js";
 import { between, count, elapsed, line, plural } from "./format.js";
+import { TERMINAL } from "./batches.js";
 import { dismiss } from "./dialogs.js";
 import { ItemDialog } from "./item.js";
 import { paint, throttle, unpaint } from "./paint.js";
@@ -130,7 +131,7 @@ export class Items {
       const newest = this.batch.newest(item, asked);
       const running = this.batch.running.get(item.position);
       row.take(newest, { items: this.status, after: this.after });
-      if (running && newest.status === "processing") row.tell(running);
+      if (running && !TERMINAL.has(newest.status)) row.tell(running); // of many at a time Postgres learns a little later
       return row.node;
     });
     const positions = new Set(items.map((item) => item.position));

@@ -1,23 +1,24 @@
 // What the gateway tells as it happens: which batches are followed, the state of the connection, and each frame's way to its batch.
 
-import { address } from "./rest.js";
-
-const CAUSES = { 4401: "out", 4403: "refused" };
+import { TERMINAL } from "./batches.js";
+import { ROOT } from "./rest.js";
+import { connect } from "./streamworker.js";
 
 export class Live {
   role = null;
   #listeners = new Map();
   #wanted = new Set();
-  #stream = null;
-  #servers = { redis: true, postgres: true };
-  #connected = false;
+  #readers = new Map(); // by id; "*" reads all
+  #resting = new Set(); // wanted, but ended: they are heard of among all, should somebody retry them
+  #client = null;
   #shown = "";
 
   constructor(batches) {
     this.batches = batches;
+    document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && this.hurry());
   }
 
-  /** Call `listener` on `batch`, `reset` (both with the batch), `state` (with its name) or `role`; returns what ends it. */
+  /** Call `listener` on `batch`, `reset` (both with the batch), `state` (its name and a reason) or `role`; returns what ends it. */
   on(kind, listener) {
     if (!this.#listeners.has(kind)) this.#listeners.set(kind, new Set());
     this.#listeners.get(kind).add(listener);
@@ -31,111 +32,110 @@ export class Live {
   }
 
   start() {
-    if (this.#stream) return;
-    this.#state();
-    const url = address("ws").replace(/^http/, "ws");
-    this.#stream = new Socket(url, (frame) => this.#take(frame), (open, code) => this.#turned(open, code));
-    for (const id of this.#wanted) this.#stream.subscribe(id);
+    if (this.#client) return;
+    this.#show("connecting");
+    this.#open();
   }
 
-  stop(state) {
-    this.#stream?.close();
-    this.#stream = null;
-    this.#connected = false;
-    this.#state(state);
+  stop() {
+    this.#leave();
+    this.#show("out");
+  }
+
+  #open() {
+    const client = (this.#client = connect(new URL("ws", ROOT)));
+    client.onstate = (state) => this.#client === client && this.#turned(state);
+    this.#resting.clear();
+    this.#read();
+  }
+
+  #leave() {
+    const client = this.#client;
+    this.#client = null;
+    this.#readers.clear();
+    client?.close();
+  }
+
+  /** The gateway could not be reached: what is open may be dead without a word, so begin anew. */
+  doubt() {
+    if (!this.#client?.state.connected) return;
+    this.#leave();
+    this.#show("offline");
+    this.#open();
+  }
+
+  /** Try at once where the next attempt would come later: something says that the gateway is there. */
+  hurry() {
+    this.#client?.reconnect();
   }
 
   /** Follow exactly these batches; "*" are all of them. */
   follow(ids) {
-    const wanted = new Set(ids);
-    for (const id of this.#wanted) if (!wanted.has(id)) this.#stream?.unsubscribe(id);
-    for (const id of wanted) if (!this.#wanted.has(id)) this.#stream?.subscribe(id);
-    this.#wanted = wanted;
+    this.#wanted = new Set(ids);
+    for (const id of this.#resting) if (!this.#wanted.has(id)) this.#resting.delete(id);
+    this.#read();
   }
 
-  #take(frame) {
-    switch (frame.type) {
-      case "hello":
-        this.setRole(frame.role);
-        this.#servers = { redis: frame.redis !== false, postgres: true };
-        break;
-      case "state":
-        this.#servers = { redis: frame.redis, postgres: frame.postgres };
-        break;
-      case "snapshot":
-      case "event":
-        this.#event(frame);
-        return;
-      default:
-        return;
+  /** Read what is wanted, and no more. */
+  #read() {
+    if (!this.#client) return;
+    const ids = new Set([...this.#wanted].filter((id) => !this.#resting.has(id)));
+    if (this.#resting.size) ids.add("*");
+    for (const [id, reader] of this.#readers) {
+      if (ids.has(id)) continue;
+      this.#readers.delete(id);
+      reader.return();
     }
-    this.#state();
+    for (const id of ids) if (!this.#readers.has(id)) this.#follow(id);
   }
 
-  #event({ type, batch_id: id, reset, event }) {
+  async #follow(id) {
+    const reader = this.#client.watch(id);
+    this.#readers.set(id, reader);
+    try {
+      for await (const frame of reader) if (this.#readers.get(id) === reader) this.#take(frame, id);
+    } catch {
+      return; // the connection is closed for good, which its state tells
+    }
+    if (this.#readers.get(id) !== reader) return;
+    this.#readers.delete(id);
+    if (this.#wanted.has(id)) this.#resting.add(id);
+    this.#read();
+  }
+
+  #take({ type, batch_id: id, reset, event }, from) {
+    if (!event) return;
+    if (from === "*" && this.#wanted.has(id) && !this.#resting.has(id)) return; // told by its id as well, and better
     const batch = this.batches.of(id);
-    const anew = type === "snapshot" && reset && batch.event !== null;
+    const anew = type === "snapshot" && batch.event !== null && batch.heard;
+    batch.heard = true;
     if (!batch.take(event, reset === true)) return;
     this.#tell("batch", batch);
     if (anew) this.#tell("reset", batch);
+    if (TERMINAL.has(event.status) || !this.#resting.delete(id)) return;
+    this.#read(); // it goes on
   }
 
-  #turned(open, code) {
-    this.#connected = open;
-    if (!open && CAUSES[code] === "refused") return this.#state("refused");
-    this.#state();
+  #turned({ connected, redis, postgres, role, closed }) {
+    if (closed) {
+      this.#client = null;
+      this.#readers.clear();
+      this.#show("refused", closed.message);
+      this.#tell("closed", closed.code);
+      return;
+    }
+    if (connected) this.setRole(role);
+    if (!connected) this.#show("offline");
+    else this.#show(postgres === false ? "postgres" : redis === false ? "redis" : "live");
   }
 
-  #state(given) {
-    const { redis, postgres } = this.#servers;
-    const state = given ?? (!this.#connected ? (this.#shown && this.#shown !== "connecting" ? "offline" : "connecting") : !postgres ? "postgres" : !redis ? "redis" : "live");
+  #show(state, reason) {
     if (state === this.#shown) return;
     this.#shown = state;
-    this.#tell("state", state);
+    this.#tell("state", state, reason);
   }
 
   #tell(kind, ...told) {
     for (const listener of this.#listeners.get(kind) ?? []) listener(...told);
-  }
-}
-
-class Socket {
-  #wanted = new Map();
-  constructor(url, take, turned) {
-    Object.assign(this, { url, take, turned });
-    this.open();
-  }
-  open() {
-    const socket = (this.socket = new WebSocket(this.url, ["streamworker.v1"]));
-    socket.onopen = () => {
-      this.turned(true);
-      for (const [id, since] of this.#wanted) this.send(id, since);
-    };
-    socket.onmessage = ({ data }) => {
-      const frame = JSON.parse(data);
-      if (frame.id) for (const id of this.#wanted.keys()) if (id === "*" || id === frame.batch_id) this.#wanted.set(id, frame.id);
-      this.take(frame);
-    };
-    socket.onclose = ({ code }) => {
-      if (socket !== this.socket) return;
-      this.turned(false, code);
-      if (!(code >= 4400 && code < 4500)) setTimeout(() => this.socket && this.open(), 300 + 700 * Math.random());
-    };
-  }
-  send(id, since) {
-    if (this.socket.readyState === 1) this.socket.send(JSON.stringify({ type: "subscribe", batch_id: id, ...(since && { since }) }));
-  }
-  subscribe(id) {
-    this.#wanted.set(id, null);
-    this.send(id);
-  }
-  unsubscribe(id) {
-    this.#wanted.delete(id);
-    if (this.socket.readyState === 1) this.socket.send(JSON.stringify({ type: "unsubscribe", batch_id: id }));
-  }
-  close() {
-    const { socket } = this;
-    this.socket = null;
-    socket.close();
   }
 }

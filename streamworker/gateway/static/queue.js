@@ -12,7 +12,7 @@ export class Queue {
   #listeners = new Set();
 
   constructor() {
-    this.load = throttle(() => this.#read(), EVERY - 200);
+    this.load = throttle(() => this.ask(), EVERY - 200);
   }
 
   start() {
@@ -29,7 +29,7 @@ export class Queue {
     return () => this.#listeners.delete(listener);
   }
 
-  async #read() {
+  async ask() {
     let told;
     try {
       told = await get("api/queue");

@@ -14,9 +14,17 @@ export class Refused extends Error {
 }
 
 const left = new Set();
+const heard = new Set();
+const failed = new Set();
 
 /** Call `listener` whenever an answer says that this client must sign in. */
 export const onSignedOut = (listener) => left.add(listener);
+
+/** Call `listener` whenever the gateway has answered. */
+export const onAnswer = (listener) => heard.add(listener);
+
+/** Call `listener` whenever the gateway could not be reached. */
+export const onFailure = (listener) => failed.add(listener);
 
 /** The address of something below the root, with a query of what is given in `terms`. */
 export function address(path, terms = {}) {
@@ -42,8 +50,10 @@ async function ask(method, url, body, signal) {
     answer = await fetch(url, { method, headers, body: body && JSON.stringify(body), credentials: "same-origin", cache: "no-store", signal });
   } catch (error) {
     if (error.name === "AbortError") throw error;
+    for (const listener of failed) listener();
     throw new Refused(0, "the gateway cannot be reached");
   }
+  for (const listener of heard) listener();
   learnClock(answer.headers.get("date"));
   const told = await answer.json().catch(() => null);
   if (answer.ok) return told;
