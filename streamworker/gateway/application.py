@@ -52,7 +52,7 @@ def build(
         settings.require_gateway_token()
     limits = limits or Limits()
     running, keys = Running(settings), Keys(settings, clock)
-    lasting = Lasting(keys)
+    lasting = Lasting(keys, asks_again=authorise is not None)
     wrong_tokens = Rate(limits.wrong_tokens_a_minute / 60, limits.wrong_tokens_a_minute, limits.loopback_too)
     requests = Rate(limits.requests_a_second, limits.burst, limits.loopback_too)
 

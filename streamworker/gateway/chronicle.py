@@ -26,13 +26,13 @@ class Sample(msgspec.Struct, frozen=True):
 class _Past:
     """One batch."""
 
-    __slots__ = ("in_flight", "last_seconds", "newest", "revision", "samples", "step")
+    __slots__ = ("epoch", "in_flight", "last_seconds", "newest", "revision", "samples", "step")
 
     def __init__(self) -> None:
         self.samples: list[Sample] = []
         self.in_flight: dict[int, ItemEvent] = {}
         self.newest: Sample | None = None
-        self.revision = -1
+        self.revision = self.epoch = -1
         self.step = FIRST_STEP
         self.last_seconds = float("-inf")
 
@@ -40,9 +40,9 @@ class _Past:
         """Take an event that tells nothing older than the last."""
         if event.revision > self.revision or self.newest is None:
             self._sample(event)
-        self.revision = event.revision
-        if event.status in TERMINAL or event.status == "pending":
-            self.in_flight.clear()
+        if event.epoch != self.epoch or event.status in TERMINAL:
+            self.in_flight.clear()  # another worker begins anew
+        self.revision, self.epoch = event.revision, event.epoch
         for item in event.items:
             if item.status != "processing":
                 self.in_flight.pop(item.position, None)

@@ -6,6 +6,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import math
 import secrets
 import time
 from collections.abc import Callable
@@ -73,8 +74,8 @@ class Keys:
         return not visitor.session or (visitor.expires > self._clock() and visitor.session not in self._revoked)
 
     def seconds_left(self, visitor: Visitor) -> float:
-        """How long a session is good for."""
-        return visitor.expires - self._clock()
+        """How long a session is good for; what is no session, for ever."""
+        return visitor.expires - self._clock() if visitor.session else math.inf
 
     def revoke(self, visitor: Visitor) -> None:
         """End a session before its time."""

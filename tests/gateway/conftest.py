@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 from uuid import UUID
 
@@ -17,7 +17,7 @@ from streamworker.gateway.application import build
 from streamworker.gateway.limits import Limits
 from streamworker.gateway.rights import Authorise
 from streamworker.settings import Settings
-from tests.servers import RedisServer
+from tests.servers import PostgresServer, RedisServer
 
 HOST = "127.0.0.1:8080"
 ORIGIN = f"http://{HOST}"
@@ -31,9 +31,9 @@ def settings_for(redis_url: str, database_url: str, **more: str) -> Settings:
     return Settings.load({"redis_url": redis_url, "database_url": database_url, **more}, {})
 
 
-@pytest.fixture
-async def make_app(redis_server: RedisServer, database_url: str) -> AsyncIterator[MakeApp]:
-    """Builds running gateways on this test's servers."""
+@asynccontextmanager
+async def making(redis_url: str, database_url: str) -> AsyncIterator[MakeApp]:
+    """Builds running gateways on these servers, and ends them."""
     async with AsyncExitStack() as stack:
 
         async def make(
@@ -43,10 +43,30 @@ async def make_app(redis_server: RedisServer, database_url: str) -> AsyncIterato
             clock: Callable[[], float] = time.time,
             **settings: str,
         ) -> Starlette:
-            app = build(settings_for(redis_server.url, database_url, **settings), authorise, limits, clock)
+            app = build(settings_for(redis_url, database_url, **settings), authorise, limits, clock)
             await stack.enter_async_context(app.router.lifespan_context(app))
             return app
 
+        yield make
+
+
+@pytest.fixture
+async def make_app(redis_server: RedisServer, database_url: str) -> AsyncIterator[MakeApp]:
+    """Builds running gateways on this test's servers."""
+    async with making(redis_server.url, database_url) as make:
+        yield make
+
+
+@pytest.fixture(scope="session")
+def shared_database_url(postgres: PostgresServer, database_copies: Callable[[], str]) -> str:
+    """A database for all tests that do not write."""
+    return postgres.database(database_copies())
+
+
+@pytest.fixture
+async def looked_at(redis_server: RedisServer, shared_database_url: str) -> AsyncIterator[MakeApp]:
+    """Builds running gateways whose database is the same for many tests."""
+    async with making(redis_server.url, shared_database_url) as make:
         yield make
 
 

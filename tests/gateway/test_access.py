@@ -58,9 +58,9 @@ class TestTokens:
     """Every route by every kind of credential."""
 
     @pytest.fixture
-    async def app(self, make_app: MakeApp) -> Starlette:
+    async def app(self, looked_at: MakeApp) -> Starlette:
         self.now = 1_000_000.0
-        return await make_app(clock=lambda: self.now, **TOKENS)
+        return await looked_at(clock=lambda: self.now, **TOKENS)
 
     def good(self, app: Starlette) -> dict[str, list[tuple[tuple[str, str], str | None]]]:
         """By role: a credential, and the Origin that it needs."""
@@ -194,9 +194,9 @@ class TestTokens:
 
 class TestSessions:
     @pytest.fixture
-    async def app(self, make_app: MakeApp) -> Starlette:
+    async def app(self, looked_at: MakeApp) -> Starlette:
         self.now = 1_000_000.0
-        return await make_app(clock=lambda: self.now, **TOKENS)
+        return await looked_at(clock=lambda: self.now, **TOKENS)
 
     @pytest.fixture
     async def page(self, app: Starlette) -> Any:
@@ -261,8 +261,8 @@ class TestSessions:
         other = build(settings_for(redis_url, database_url, **{**TOKENS, "gateway_token": "another"}), clock=lambda: self.now)
         assert (same.state.keys.by_cookie(session).role, other.state.keys.by_cookie(session).role) == ("operator", None)
 
-    async def test_behind_tls_the_cookie_is_for_tls_only(self, make_app: MakeApp) -> None:
-        app = await make_app(gateway_hosts="jobs.example.com", gateway_origins="https://jobs.example.com", **TOKENS)
+    async def test_behind_tls_the_cookie_is_for_tls_only(self, looked_at: MakeApp) -> None:
+        app = await looked_at(gateway_hosts="jobs.example.com", gateway_origins="https://jobs.example.com", **TOKENS)
         body = f'{{"token": "{OPERATOR_TOKEN}"}}'.encode()
         answer = await ask(app, "POST", "/api/session", headers(host="jobs.example.com", origin="https://jobs.example.com"), body)
         assert answer.headers["set-cookie"].startswith("streamworker_session=")
@@ -271,8 +271,8 @@ class TestSessions:
 
 class TestHost:
     @pytest.fixture
-    async def app(self, make_app: MakeApp) -> Starlette:
-        return await make_app(gateway_hosts="jobs.local:8080, 192.168.1.5", gateway_token=OPERATOR_TOKEN)
+    async def app(self, looked_at: MakeApp) -> Starlette:
+        return await looked_at(gateway_hosts="jobs.local:8080, 192.168.1.5", gateway_token=OPERATOR_TOKEN)
 
     async def test_names_of_ours(self, app: Starlette) -> None:
         for host in ("127.0.0.1:8080", "127.0.0.1", "localhost:9", "LOCALHOST:8080", "[::1]:8080", "[::1]", "jobs.local:8080",
@@ -299,8 +299,8 @@ class TestHost:
         forwarded = [("host", "evil.com"), ("x-forwarded-host", HOST), ("forwarded", f"host={HOST}")]
         assert (await ask(app, "GET", "/healthz", forwarded)).status == 421
 
-    async def test_bound_to_all_addresses_the_own_one_is_one(self, make_app: MakeApp) -> None:
-        app = await make_app(gateway_address="0.0.0.0:8080", gateway_token=OPERATOR_TOKEN)
+    async def test_bound_to_all_addresses_the_own_one_is_one(self, looked_at: MakeApp) -> None:
+        app = await looked_at(gateway_address="0.0.0.0:8080", gateway_token=OPERATOR_TOKEN)
         for host, status in [("10.0.0.7:8080", 200), ("10.0.0.8:8080", 421), ("0.0.0.0:8080", 200), ("evil.com", 421)]:
             assert (await ask(app, "GET", "/healthz", [("host", host)], server=("10.0.0.7", 8080))).status == status, host
 
@@ -315,8 +315,8 @@ EVIL_ORIGINS = [
 
 class TestOrigin:
     @pytest.fixture
-    async def app(self, make_app: MakeApp) -> Starlette:
-        return await make_app()
+    async def app(self, looked_at: MakeApp) -> Starlette:
+        return await looked_at()
 
     async def test_another_site_reaches_no_route(self, app: Starlette) -> None:
         for method, path in HTTP_ROUTES:
@@ -336,8 +336,8 @@ class TestOrigin:
             answer = await ask(app, method, filled(path), headers(origin=None))
             assert (answer.status == 403) is (method != "GET"), (method, path)
 
-    async def test_a_token_without_one_is_a_program(self, make_app: MakeApp) -> None:
-        app = await make_app(**TOKENS)
+    async def test_a_token_without_one_is_a_program(self, looked_at: MakeApp) -> None:
+        app = await looked_at(**TOKENS)
         for origin, status in [(None, 404), (ORIGIN, 404), ("http://evil.com", 403), ("null", 403)]:
             answer = await ask(app, "POST", f"/api/batches/{BATCH}/cancel", headers(bearer(OPERATOR_TOKEN), origin=origin))
             assert answer.status == status, origin
@@ -349,16 +349,16 @@ class TestOrigin:
                                    ("cross-site", "/", 200), ("same-site", "/", 200)]:  # fmt: skip
             assert (await ask(app, "GET", path, headers(("sec-fetch-site", site), origin=None))).status == status, (site, path)
 
-    async def test_origins_of_the_settings(self, make_app: MakeApp) -> None:
-        app = await make_app(gateway_origins="https://app.example.com")
+    async def test_origins_of_the_settings(self, looked_at: MakeApp) -> None:
+        app = await looked_at(gateway_origins="https://app.example.com")
         for origin, expected in [("https://app.example.com", 101), ("http://app.example.com", 403),
                                  ("https://app.example.com.evil.com", 403),
                                  ("https://app.example.com:444", 403), (ORIGIN, 101)]:  # fmt: skip
             async with Socket(app, "/ws", headers(origin=origin)) as socket:
                 assert await socket.outcome() == expected, origin
 
-    async def test_behind_tls_the_same_host_without_it_is_another_site(self, make_app: MakeApp) -> None:
-        app = await make_app(gateway_hosts="jobs.example.com", gateway_origins="https://jobs.example.com", **TOKENS)
+    async def test_behind_tls_the_same_host_without_it_is_another_site(self, looked_at: MakeApp) -> None:
+        app = await looked_at(gateway_hosts="jobs.example.com", gateway_origins="https://jobs.example.com", **TOKENS)
         session = ("cookie", f"streamworker_session={app.state.keys.issue('operator')}")
         for origin, status in [("https://jobs.example.com", 404), ("http://jobs.example.com", 403)]:
             answer = await ask(app, "POST", f"/api/batches/{BATCH}/cancel", headers(session, host="jobs.example.com", origin=origin))
@@ -378,8 +378,8 @@ async def test_a_form_of_another_site_cannot_pass_for_json(make_app: MakeApp, da
     assert (await ask(app, "POST", f"/api/batches/{batch_id}/cancel", good)).status == 200
 
 
-async def test_every_answer_carries_the_headers(make_app: MakeApp) -> None:
-    app = await make_app(**TOKENS)
+async def test_every_answer_carries_the_headers(looked_at: MakeApp) -> None:
+    app = await looked_at(**TOKENS)
     asked = [
         ("GET", "/"),
         ("GET", "/static/app.js"),
@@ -403,8 +403,8 @@ async def test_every_answer_carries_the_headers(make_app: MakeApp) -> None:
 
 
 class TestPage:
-    async def test_it_is_there_and_asked_for_anew_only_when_it_changed(self, make_app: MakeApp) -> None:
-        app = await make_app()
+    async def test_it_is_there_and_asked_for_anew_only_when_it_changed(self, looked_at: MakeApp) -> None:
+        app = await looked_at()
         page = await ask(app, "GET", "/", headers())
         assert (page.status, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
         assert b"<script src=" in page.body or b'<script type="module" src=' in page.body
@@ -413,8 +413,8 @@ class TestPage:
             assert (again.status, again.body) == (304, b"")
         assert (await ask(app, "GET", "/", headers(("if-none-match", '"x"')))).status == 200
 
-    async def test_it_needs_nothing_inline_and_nothing_from_elsewhere(self, make_app: MakeApp) -> None:
-        app = await make_app()
+    async def test_it_needs_nothing_inline_and_nothing_from_elsewhere(self, looked_at: MakeApp) -> None:
+        app = await looked_at()
         for name, file in app.state.files.items():
             text = file.content.decode("utf-8", "replace")
             assert "https://" not in text, name
@@ -459,8 +459,8 @@ class TestAuthorise:
         (worker,) = (await ask(app, "GET", "/api/workers", headers())).json["workers"]
         assert [held["batch_id"] for held in worker["batches"]] == [str(allowed)]
 
-    async def test_what_belongs_to_no_batch_is_asked_for_with_none(self, make_app: MakeApp) -> None:
-        app = await make_app(authorise=lambda _connection, batch_id: batch_id is not None)
+    async def test_what_belongs_to_no_batch_is_asked_for_with_none(self, looked_at: MakeApp) -> None:
+        app = await looked_at(authorise=lambda _connection, batch_id: batch_id is not None)
         for path in ("/api/batches", "/api/workers", "/api/queue", "/api/dead", "/events"):
             assert (await ask(app, "GET", path, headers())).status == 403, path
         assert (await ask(app, "POST", "/api/dead/1-1/drop", headers())).status == 403
@@ -471,12 +471,24 @@ class TestAuthorise:
         assert (await ask(app, "GET", f"/events?batch_id={allowed}", headers())).status == 200
         assert (await ask(app, "GET", f"/events?batch_id={other}", headers())).status in (403, 404)
         async with Socket(app, f"/ws?batch_id={other}", headers()) as socket:
-            assert await socket.closed() in (4403, 4404)
+            assert await socket.closed() == 4404
+
+    async def test_who_stays_is_asked_for_again(
+        self, make_app: MakeApp, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        batch_id, rights = await submit(database), {"ann": True}
+        app = await make_app(authorise=lambda connection, _batch_id: rights["ann"])
+        monkeypatch.setattr(app.state.lasting, "_longest_trust", 0.1)
+        async with Socket(app, f"/ws?batch_id={batch_id}", headers()) as socket:
+            assert await socket.closed() == 1012
+        rights["ann"] = False
+        async with Socket(app, f"/ws?batch_id={batch_id}", headers()) as socket:
+            assert await socket.closed() == 4404
 
 
 class TestLimits:
-    async def test_requests_that_come_too_fast(self, make_app: MakeApp) -> None:
-        app = await make_app(limits=Limits(requests_a_second=0.001, burst=5))
+    async def test_requests_that_come_too_fast(self, looked_at: MakeApp) -> None:
+        app = await looked_at(limits=Limits(requests_a_second=0.001, burst=5))
         statuses = [(await ask(app, "GET", "/healthz", headers(), client=("10.0.0.9", 1))).status for _ in range(7)]
         assert statuses == [200] * 5 + [429] * 2
         async with Socket(app, "/ws", headers(), more={"client": ("10.0.0.9", 2)}) as socket:
@@ -486,8 +498,8 @@ class TestLimits:
         forged = headers(("x-forwarded-for", "127.0.0.1"))
         assert (await ask(app, "GET", "/healthz", forged, client=("10.0.0.9", 1))).status == 429
 
-    async def test_guesses(self, make_app: MakeApp) -> None:
-        app = await make_app(limits=Limits(wrong_tokens_a_minute=3), **TOKENS)
+    async def test_guesses(self, looked_at: MakeApp) -> None:
+        app = await looked_at(limits=Limits(wrong_tokens_a_minute=3), **TOKENS)
         elsewhere = {"client": ("10.0.0.9", 1)}
         for _ in range(3):
             assert (await ask(app, "GET", "/api/batches", headers(bearer("guess")), **elsewhere)).status == 401
