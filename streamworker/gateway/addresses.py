@@ -58,7 +58,12 @@ class Addresses:
     def _is_own_address(self, host: str, scope: Scope) -> bool:
         # Bound to all addresses: the one that this connection came to. Only names can be made to point elsewhere.
         server = scope.get("server")
-        return self._any_own_address and server is not None and host == _bracketed(str(server[0]))
+        return self._any_own_address and server is not None and host == _bracketed(plain_address(str(server[0])))
+
+
+def plain_address(address: str) -> str:
+    """An IPv4 address that came by an IPv6 socket, as what it is; any other text as it stands."""
+    return address.removeprefix("::ffff:") if "." in address else address
 
 
 def _bracketed(host: str) -> str:

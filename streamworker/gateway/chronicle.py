@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import OrderedDict
-from datetime import datetime
+from datetime import UTC, datetime
 
 import msgspec
 
-from streamworker.messages import TERMINAL, ItemEvent, ProgressEvent
+from streamworker.messages import TERMINAL, ItemEvent, ProgressEvent, timestamp
 
 MOST_BATCHES = 2_000
 MOST_SAMPLES = 240
-MOST_IN_FLIGHT = 100
+MOST_IN_FLIGHT = 32
 FIRST_STEP = 1.0  # seconds between samples
 
 
@@ -24,17 +25,16 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 class _Past:
-    """One batch."""
+    """One batch; samples are plain numbers, since there may be hundreds of thousands."""
 
-    __slots__ = ("epoch", "in_flight", "last_seconds", "newest", "revision", "samples", "step")
+    __slots__ = ("_at", "_failed", "_processed", "_step", "epoch", "in_flight", "newest", "revision")
 
     def __init__(self) -> None:
-        self.samples: list[Sample] = []
-        self.in_flight: dict[int, ItemEvent] = {}
+        self._at, self._processed, self._failed = array("d"), array("q"), array("q")
+        self._step = FIRST_STEP
         self.newest: Sample | None = None
+        self.in_flight: dict[int, ItemEvent] = {}
         self.revision = self.epoch = -1
-        self.step = FIRST_STEP
-        self.last_seconds = float("-inf")
 
     def note(self, event: ProgressEvent) -> None:
         """Take an event that tells nothing older than the last."""
@@ -49,19 +49,29 @@ class _Past:
             elif item.position in self.in_flight or len(self.in_flight) < MOST_IN_FLIGHT:
                 self.in_flight[item.position] = item
 
+    def samples(self) -> list[Sample]:
+        """The oldest first; the last one is the newest that was heard."""
+        rows = zip(self._at, self._processed, self._failed, strict=True)
+        found = [Sample(timestamp(datetime.fromtimestamp(at, UTC)), processed, failed) for at, processed, failed in rows]
+        return found if self.newest is None or found[-1:] == [self.newest] else [*found, self.newest]
+
     def _sample(self, event: ProgressEvent) -> None:
         self.newest = Sample(event.at, event.processed, event.failed)
-        seconds = datetime.fromisoformat(event.at).timestamp()
-        if self.samples and event.processed < self.samples[-1].processed:
-            self.samples.clear()  # retried: the counters began anew
-        elif seconds - self.last_seconds < self.step and event.status not in TERMINAL:
+        at = datetime.fromisoformat(event.at).timestamp()
+        if self._at and event.processed < self._processed[-1]:
+            self._keep(slice(0))  # retried: the counters began anew
+        elif self._at and at - self._at[-1] < self._step and event.status not in TERMINAL:
             return
-        self.samples.append(self.newest)
-        self.last_seconds = seconds
-        if len(self.samples) >= MOST_SAMPLES:
+        self._at.append(at)
+        self._processed.append(event.processed)
+        self._failed.append(event.failed)
+        if len(self._at) >= MOST_SAMPLES:
             # Half as dense, and so for as long again: a batch of a week has as many samples as one of a minute.
-            self.samples = self.samples[::2]
-            self.step *= 2
+            self._keep(slice(None, None, 2))
+            self._step *= 2
+
+    def _keep(self, which: slice) -> None:
+        self._at, self._processed, self._failed = self._at[which], self._processed[which], self._failed[which]
 
 
 class Chronicle:
@@ -85,10 +95,7 @@ class Chronicle:
     def samples(self, batch_id: str) -> list[Sample]:
         """How the counters grew, the oldest sample first; the last one is the newest that was heard."""
         past = self._batches.get(batch_id)
-        if past is None:
-            return []
-        newest = past.newest
-        return past.samples if newest is None or newest in past.samples[-1:] else [*past.samples, newest]
+        return [] if past is None else past.samples()
 
     def in_flight(self, batch_id: str) -> list[ItemEvent]:
         """The items that are being worked on, as far as was told."""

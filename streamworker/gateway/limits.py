@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from streamworker.gateway.addresses import plain_address
 from streamworker.gateway.answers import Refusal, refuse
 
 MOST_ADDRESSES = 10_000
@@ -73,7 +74,7 @@ class Rate:
 def is_this_machine(address: str) -> bool:
     """Whether an address is one of the loopback interface; so is the other end of a unix socket."""
     try:
-        return not address or ipaddress.ip_address(address).is_loopback
+        return not address or ipaddress.ip_address(plain_address(address)).is_loopback
     except ValueError:
         return False
 

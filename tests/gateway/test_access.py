@@ -302,7 +302,8 @@ class TestHost:
     async def test_bound_to_all_addresses_the_own_one_is_one(self, looked_at: MakeApp) -> None:
         app = await looked_at(gateway_address="0.0.0.0:8080", gateway_token=OPERATOR_TOKEN)
         for host, status in [("10.0.0.7:8080", 200), ("10.0.0.8:8080", 421), ("0.0.0.0:8080", 200), ("evil.com", 421)]:
-            assert (await ask(app, "GET", "/healthz", [("host", host)], server=("10.0.0.7", 8080))).status == status, host
+            for address in ("10.0.0.7", "::ffff:10.0.0.7"):
+                assert (await ask(app, "GET", "/healthz", [("host", host)], server=(address, 8080))).status == status, host
 
 
 EVIL_ORIGINS = [
@@ -493,7 +494,7 @@ class TestLimits:
         assert statuses == [200] * 5 + [429] * 2
         async with Socket(app, "/ws", headers(), more={"client": ("10.0.0.9", 2)}) as socket:
             assert await socket.outcome() == 429
-        for client in (("10.0.0.10", 1), ("127.0.0.1", 1), ("::1", 1), None):
+        for client in (("10.0.0.10", 1), ("127.0.0.1", 1), ("::1", 1), ("::ffff:127.0.0.1", 1), None):
             assert (await ask(app, "GET", "/healthz", headers(), client=client)).status == 200
         forged = headers(("x-forwarded-for", "127.0.0.1"))
         assert (await ask(app, "GET", "/healthz", forged, client=("10.0.0.9", 1))).status == 429
