@@ -56,8 +56,10 @@ class _Past:
         return found if self.newest is None or found[-1:] == [self.newest] else [*found, self.newest]
 
     def _sample(self, event: ProgressEvent) -> None:
+        at = _seconds(event.at)
+        if at is None or not (0 <= event.failed <= event.processed < 2**31):
+            return  # no worker of ours wrote that
         self.newest = Sample(event.at, event.processed, event.failed)
-        at = datetime.fromisoformat(event.at).timestamp()
         if self._at and event.processed < self._processed[-1]:
             self._keep(slice(0))  # retried: the counters began anew
         elif self._at and at - self._at[-1] < self._step and event.status not in TERMINAL:
@@ -72,6 +74,13 @@ class _Past:
 
     def _keep(self, which: slice) -> None:
         self._at, self._processed, self._failed = self._at[which], self._processed[which], self._failed[which]
+
+
+def _seconds(at: str) -> float | None:
+    try:
+        return datetime.fromisoformat(at).timestamp() if at.endswith("Z") else None
+    except (ValueError, OverflowError):
+        return None
 
 
 class Chronicle:

@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import asyncpg
 import httpx
+import msgspec
 
 from streamworker.gateway.chronicle import MOST_BATCHES, MOST_SAMPLES, Chronicle
 from streamworker.messages import ItemEvent, ProgressEvent, encode_event, timestamp
@@ -73,6 +74,19 @@ class TestSamples:
         chronicle.hear(event(5, 10))
         chronicle.hear(event(9, 7, items=[item(1)]))
         assert (told(chronicle), chronicle.in_flight("b")) == ([("00:00:05", 10)], [])
+
+    def test_what_no_worker_of_ours_wrote_is_no_sample(self) -> None:
+        chronicle = Chronicle()
+        for change in (
+            {"at": "yesterday"},
+            {"at": ""},
+            {"at": "0001-01-01T00:00:00"},
+            {"processed": -1},
+            {"processed": 2**70},
+            {"failed": 2**70},
+        ):
+            chronicle.hear(msgspec.structs.replace(event(0, 5), **change))
+        assert told(chronicle) == []
 
     def test_so_many_batches_are_known(self) -> None:
         chronicle = Chronicle()
