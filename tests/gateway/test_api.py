@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import random
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -11,7 +12,8 @@ import asyncpg
 import httpx
 
 from streamworker.messages import dead_letter
-from tests.gateway.conftest import end, submit
+from tests.gateway.asgi import ask
+from tests.gateway.conftest import HOST, ORIGIN, MakeApp, end, submit
 from tests.servers import RedisServer
 
 HOSTILE = "<img src=x onerror=alert(1)>\x1b[31m\u202e"
@@ -285,3 +287,56 @@ async def test_methods(api: httpx.AsyncClient, database: asyncpg.Connection) -> 
     for method, path in (("DELETE", f"/api/batches/{batch_id}"), ("OPTIONS", "/api/batches"), ("GET", f"/api/batches/{batch_id}/cancel")):
         answer = await api.request(method, path)
         assert (answer.status_code, answer.json()) == (405, {"error": "Method Not Allowed"})
+
+
+PIECES = [
+    *(
+        [
+            "%00",
+            "%ff",
+            "%0d%0a",
+            "%F0%9F%98%80",
+            "٥",
+            "-1",
+            "1e9",
+            "NaN",
+            "null",
+            "true",
+            "..",
+            "*",
+            "'",
+            '"',
+            "%27%3B--",
+            "%",
+            "%zz",
+            "+",
+            "&",
+            "=",
+            "=x",
+            "[]",
+            "{id}",
+            "0-0",
+            "1-1",
+        ]
+    ),
+    *(["limit=5", "limit", "status=failed", "after=3", "before="]),
+    *(" ", "9" * 30, NOBODY, NOBODY.upper(), "x" * 300),
+]
+PLACES = [
+    *(["/api/batches?{}", "/api/batches/{}", "/api/batches/{}/items", "/api/dead?{}", "/api/dead/{}/drop"]),
+    *(["/api/{}", "/api/queue?{}", "/static/{}", "/{}", "/events?{}"]),
+    *(f"/api/batches/{NOBODY}/items?{{}}", f"/api/batches/{NOBODY}/items/{{}}", f"/api/batches/{NOBODY}/{{}}"),
+]
+
+
+async def test_whatever_is_asked_nothing_breaks(looked_at: MakeApp) -> None:
+    app, draw = await looked_at(), random.Random(4711)
+    for _ in range(400):
+        words = "".join(draw.choice(PIECES) for _ in range(draw.randint(1, 4)))
+        path = draw.choice(PLACES).format(words)
+        method = draw.choice(["GET", "GET", "GET", "HEAD", "POST"])
+        given = [("host", HOST), ("origin", ORIGIN), ("content-type", "application/json")]
+        answer = await ask(app, method, path, given, draw.choice([b"", b"{}", b"\xff", b'{"position": 5}']))
+        assert answer.status < 500, (method, path, answer)
+        if answer.status >= 400 and method != "HEAD":
+            assert isinstance(answer.json["error"], str), (method, path)
