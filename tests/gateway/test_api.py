@@ -290,36 +290,8 @@ async def test_methods(api: httpx.AsyncClient, database: asyncpg.Connection) -> 
 
 
 PIECES = [
-    *(
-        [
-            "%00",
-            "%ff",
-            "%0d%0a",
-            "%F0%9F%98%80",
-            "٥",
-            "-1",
-            "1e9",
-            "NaN",
-            "null",
-            "true",
-            "..",
-            "*",
-            "'",
-            '"',
-            "%27%3B--",
-            "%",
-            "%zz",
-            "+",
-            "&",
-            "=",
-            "=x",
-            "[]",
-            "{id}",
-            "0-0",
-            "1-1",
-        ]
-    ),
-    *(["limit=5", "limit", "status=failed", "after=3", "before="]),
+    *("%00", "%ff", "%0d%0a", "%F0%9F%98%80", "\u0665", "-1", "1e9", "NaN", "null", "true", "..", "*", "'", '"', "%27%3B--", "%", "%zz"),
+    *("+", "&", "=", "=x", "[]", "{id}", "0-0", "1-1", "limit=5", "limit", "status=failed", "after=3", "before="),
     *(" ", "9" * 30, NOBODY, NOBODY.upper(), "x" * 300),
 ]
 PLACES = [
