@@ -137,8 +137,8 @@ class Feed:
 
     # --- who is told ------------------------------------------------------------------------------------------------------------
 
-    def join(self, connection: Connection, snapshot: ProgressEvent | None, since: Since | None, *, bare: bool) -> list[Record]:
-        """Tell a client all that comes from now on, and a snapshot if it needs one; returns the events that it has missed instead.
+    def join(self, connection: Connection, snapshot: ProgressEvent | None, since: Since | None, *, bare: bool) -> list[Record] | None:
+        """Tell a client all that comes from now on, and a snapshot; or return the events that it has missed instead, where that is proven.
 
         `snapshot` was just read, if it was; `bare`: other batches are to be told beside this one.
         """
@@ -148,11 +148,11 @@ class Feed:
         known = since.revision if since is not None else None
         if known == newest and not self.ended:
             self._note(connection, newest)
-            return []
+            return None
         missed = None if since is None or since.token is None or newest > self.revision else self.missed(since.token)
         if missed is None:
             self.show(connection, reset=since is not None and (known is None or known > newest), newer=snapshot, bare=bare)
-            return []
+            return None
         self._note(connection, self.revision)
         return missed
 

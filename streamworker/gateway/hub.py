@@ -175,17 +175,21 @@ class Hub:
         self, connection: Connection, found: Mapping[Feed, ProgressEvent | BaseException | None], since: Since | None, *, bare: bool
     ) -> None:
         missed: list[tuple[Feed, Record]] = []
+        resumed: list[Feed] = []
         for feed, snapshot in found.items():
             if isinstance(snapshot, BaseException):
                 self._complain(connection, feed.batch_id, snapshot)
             elif feed.batch_id in connection.wanted:
-                missed += [(feed, record) for record in feed.join(connection, snapshot, since, bare=bare)]
+                records = feed.join(connection, snapshot, since, bare=bare)
+                if records is not None:
+                    resumed.append(feed)
+                    missed += [(feed, record) for record in records]
         for feed, record in sorted(missed, key=lambda one: one[1].position):  # of several batches, in the order in which it happened
             connection.offer(feed.event_frame(record))
-        for feed in {feed for feed, _ in missed}:
+        for feed in resumed:
             if feed.ended and feed.state is not None:
                 connection.offer(feed.end_frame(feed.state))
-        if found:
+        if any(not isinstance(snapshot, BaseException) for snapshot in found.values()):
             token = self._stream.history.token
             connection.offer(frame(Live(token) if bare else Live(token, next(iter(found)).batch_id)))
 

@@ -103,6 +103,8 @@ class Overview:
 
     def join(self, connection: Connection, since: Since | None) -> None:
         """Tell a client all there is, or what has changed since its token; and all that comes from now on."""
+        for batch_id in list(self._due):  # or it would be told of these once more
+            self._tell(batch_id, self._known[batch_id])
         self.watchers.add(connection)
         connection.everything = True
         token = None if since is None else since.token
