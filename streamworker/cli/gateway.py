@@ -14,7 +14,7 @@ from streamworker.observe.logs import configure_logging
 from streamworker.settings import built_in_secrets
 
 SETTINGS = SERVERS | {
-    "stream", "group", "progress_stream", "dead_stream", "log_level", "log_format", "migrate",
+    "stream", "group", "progress_stream", "dead_stream", "log_level", "log_format",
     "gateway_address", "gateway_hosts", "gateway_origins",
 }  # fmt: skip
 NEEDS = "`gateway` needs starlette, uvicorn, websockets and sse-starlette: pip install 'streamworker[gateway]'"

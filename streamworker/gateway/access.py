@@ -5,9 +5,11 @@ Nothing is open by being overlooked: only the paths named here are, and they are
 
 from __future__ import annotations
 
+import logging
 from http.cookies import CookieError, SimpleCookie
 
 from starlette._utils import get_route_path  # what is checked must be what is routed
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from streamworker.gateway.addresses import Addresses, cookie_name, header
@@ -15,6 +17,8 @@ from streamworker.gateway.answers import JSON, refuse
 from streamworker.gateway.lasting import Lasting
 from streamworker.gateway.limits import Rate, client_of
 from streamworker.gateway.sessions import OPERATOR, READ, Keys, Visitor, read_subprotocol
+
+log = logging.getLogger("streamworker.gateway")
 
 VISITOR = "streamworker.visitor"
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -35,6 +39,11 @@ def visitor_of(scope: Scope) -> Visitor:
     """Who sent this request, as the door has found."""
     visitor: Visitor = scope["state"][VISITOR]
     return visitor
+
+
+def note(connection: HTTPConnection, what: str, **fields: object) -> None:
+    """Log what somebody has done: who, from where."""
+    log.info(what, extra={**fields, "role": visitor_of(connection.scope).role, "address": client_of(connection.scope)})
 
 
 class Access:
@@ -82,6 +91,7 @@ class Access:
             visitor = self._keys.by_token(credential)
             if visitor.role is None:
                 self._wrong_tokens.take(client_of(scope))
+                log.warning("a wrong token was given", extra={"address": client_of(scope)})
             return visitor
         return self._keys.by_cookie(_cookie(scope))
 

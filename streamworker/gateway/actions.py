@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from streamworker.gateway import parameters
+from streamworker.gateway.access import note
 from streamworker.gateway.answers import reply
 from streamworker.gateway.bodies import Nothing, Retry, read_object
 from streamworker.gateway.endpoints import route, services_of
@@ -22,7 +23,10 @@ async def cancel_batch(request: Request) -> Response:
     batch_id = await _target(request)
     await read_object(request, Nothing)
     services = await services_of(request)
-    return reply({"cancelled": await catalog.cancel(services.pool, batch_id)})
+    cancelled = await catalog.cancel(services.pool, batch_id)
+    if cancelled:
+        note(request, "batch cancelled", batch_id=str(batch_id))
+    return reply({"cancelled": cancelled})
 
 
 async def retry_batch(request: Request) -> Response:
@@ -32,6 +36,7 @@ async def retry_batch(request: Request) -> Response:
     services = await services_of(request)
     retried = await catalog.retry(services.pool, batch_id, wanted.position)
     if retried:
+        note(request, "items put back to pending", batch_id=str(batch_id), items=retried)
         return reply({"retried": retried})
     return reply({"retried": 0, "reason": await _why_not(services.pool, batch_id, wanted.position)})
 

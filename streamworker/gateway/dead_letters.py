@@ -10,6 +10,7 @@ from starlette.responses import Response
 from streamworker.broker import dead_stream
 from streamworker.broker.replies import Entry
 from streamworker.gateway import parameters
+from streamworker.gateway.access import note
 from streamworker.gateway.answers import Refusal, reply
 from streamworker.gateway.bodies import Nothing, read_object
 from streamworker.gateway.endpoints import route, services_of
@@ -38,6 +39,7 @@ async def requeue_letter(request: Request) -> Response:
     services, letter = await _chosen(request)
     settings = services.settings
     entry = await dead_stream.requeue(services.redis, settings.dead_stream, settings.stream, letter)
+    note(request, "dead letter sent back", letter=letter.id.decode(), entry=entry)
     return reply({"requeued": True, "entry": entry})
 
 
@@ -45,6 +47,7 @@ async def drop_letter(request: Request) -> Response:
     """Delete the message for good."""
     services, letter = await _chosen(request)
     count = await dead_stream.drop(services.redis, services.settings.dead_stream, [letter.id.decode()])
+    note(request, "dead letter dropped", letter=letter.id.decode())
     return reply({"dropped": count > 0})
 
 

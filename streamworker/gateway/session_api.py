@@ -36,7 +36,7 @@ async def begin_session(request: Request) -> Response:
     visitor = keys.by_token(given.token)
     if visitor.role is None:
         tries.take(address)
-        log.warning("a wrong token was given for a session", extra={"address": address})
+        log.warning("a wrong token was given", extra={"address": address})
         raise Refusal(401, "token: it is none of this gateway's")
     answer = reply(_told(request, visitor))
     _set_cookie(request, answer, keys.issue(visitor.role), SESSION_SECONDS)

@@ -118,7 +118,7 @@ OPTIONS: tuple[Option, ...] = (
             empty_is_unset=True),
     _option("gateway_hosts", "", values.hosts, "host names, besides its address, that the gateway is called by", fallback=tuple,
             empty_is_unset=True, repeated=True),
-    _option("gateway_origins", "", values.origins, "origins of other sites whose pages may use the gateway, such as https://app.example.com",
+    _option("gateway_origins", "", values.origins, "origins of other sites whose pages may open its sockets, such as https://app.example.com",
             fallback=tuple, empty_is_unset=True, repeated=True),
 )
 # fmt: on

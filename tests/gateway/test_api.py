@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import random
 from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
 import httpx
+import pytest
 
 from streamworker.messages import dead_letter
 from tests.gateway.asgi import ask
@@ -127,6 +129,19 @@ class TestActions:
         assert await posted(api, f"/api/batches/{batch_id}/cancel") == {"cancelled": True}
         assert await posted(api, f"/api/batches/{batch_id}/cancel") == {"cancelled": False}
         assert (await got(api, f"/api/batches/{batch_id}"))["status"] == "cancelled"
+
+    async def test_who_did_it_is_in_the_log(
+        self, api: httpx.AsyncClient, database: asyncpg.Connection, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        batch_id = await submit(database)
+        with caplog.at_level(logging.INFO, "streamworker.gateway"):
+            await posted(api, f"/api/batches/{batch_id}/cancel")
+            await posted(api, f"/api/batches/{batch_id}/cancel")
+            await posted(api, f"/api/batches/{batch_id}/retry", {"position": 2})
+        lines = [
+            (record.getMessage(), vars(record)["batch_id"], vars(record)["role"], vars(record)["address"]) for record in caplog.records
+        ]
+        assert lines == [(what, str(batch_id), "operator", "127.0.0.1") for what in ("batch cancelled", "items put back to pending")]
 
     async def test_retry_all_and_one(self, api: httpx.AsyncClient, database: asyncpg.Connection) -> None:
         batch_id = await submit(database)
