@@ -211,6 +211,24 @@ class TestEnd:
         assert await asyncio.to_thread(gateway.process.wait, 20) == 0
         assert "Traceback" not in gateway.log()
 
+    async def test_a_session_that_is_given_back_closes_its_socket_and_its_stream(self, started: Any, environment: Environment) -> None:
+        gateway = started(environment | {"STREAMWORKER_GATEWAY_TOKEN": OPERATOR_TOKEN})
+        url = await asyncio.to_thread(lambda: gateway.url)
+        async with httpx.AsyncClient(base_url=url, headers={"origin": url}, timeout=20) as page:
+            await page.post("/api/session", json={"token": OPERATOR_TOKEN})
+            session = {"Cookie": "; ".join(f"{name}={value}" for name, value in page.cookies.items())}
+            live = url.replace("http", "ws") + "/ws?batch_id=*"
+            async with connect(live, origin=url, additional_headers=session) as socket, page.stream("GET", "/events") as events:
+                assert json.loads(await socket.recv())["role"] == "operator"
+                assert events.status_code == 200
+                await page.delete("/api/session")
+                assert await close_code(socket) == 4401
+                assert await asyncio.wait_for(events.aread(), 10)
+            async with connect(live, origin=url, additional_headers=session) as again:
+                assert await close_code(again) == 4401
+        assert await asyncio.to_thread(gateway.end) == 0
+        assert "Traceback" not in gateway.log()
+
     def test_a_signal_before_it_serves(self, started: Any, environment: Environment) -> None:
         with socket.create_server(("127.0.0.1", 0)) as mute:  # a Postgres that says nothing
             gateway = started(environment | {"DATABASE_URL": f"postgresql://u@127.0.0.1:{mute.getsockname()[1]}/x"})
