@@ -12,10 +12,13 @@ from redis.asyncio import Redis
 
 from streamworker.broker.connection import CONNECTION_ERRORS as REDIS_ERRORS
 from streamworker.broker.connection import connect
+from streamworker.broker.inspection import Backlog, Reader, backlog, readers
 from streamworker.embedded import located
 from streamworker.gateway.chronicle import Chronicle
 from streamworker.gateway.hub import Hub
+from streamworker.gateway.recent import Recent
 from streamworker.settings import Settings
+from streamworker.store import browsing
 from streamworker.store.migrate import check_schema, migrate
 from streamworker.store.pool import CONNECTION_ERRORS, Pool, explain, open_pool
 
@@ -32,6 +35,9 @@ class Services:
     redis: Redis
     chronicle: Chronicle
     hub: Hub
+    leases: Recent[list[Any]]
+    readers: Recent[list[Reader]]
+    backlog: Recent[Backlog]
 
 
 @asynccontextmanager
@@ -45,10 +51,24 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         try:
             chronicle = Chronicle()
             async with Hub(settings, pool, chronicle.hear) as hub:
-                yield Services(settings, pool, redis, chronicle, hub)
+                yield _services(settings, pool, redis, chronicle, hub)
         finally:
             with suppress(*REDIS_ERRORS):
                 await redis.aclose()
+
+
+def _services(settings: Settings, pool: Pool, redis: Redis, chronicle: Chronicle, hub: Hub) -> Services:
+    stream, group = settings.stream, settings.group
+    return Services(
+        settings,
+        pool,
+        redis,
+        chronicle,
+        hub,
+        Recent(lambda: browsing.list_leases(pool)),
+        Recent(lambda: readers(redis, stream, group)),
+        Recent(lambda: backlog(redis, stream, group, settings.dead_stream, settings.progress_stream)),
+    )
 
 
 @asynccontextmanager

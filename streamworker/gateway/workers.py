@@ -9,14 +9,13 @@ from redis.exceptions import RedisError
 from starlette.requests import Request
 from starlette.responses import Response
 
-from streamworker.broker.inspection import Backlog, Reader, backlog, readers
+from streamworker.broker.inspection import Backlog, Reader
 from streamworker.gateway import parameters
 from streamworker.gateway.answers import reply
 from streamworker.gateway.endpoints import route, services_of
 from streamworker.gateway.rights import only_allowed, require
 from streamworker.gateway.services import Services
 from streamworker.messages import ItemEvent
-from streamworker.store import browsing
 
 LONG_GONE = 3600.0  # seconds without a word, after which a reader with nothing in hand is left out
 
@@ -27,7 +26,7 @@ async def list_workers(request: Request) -> Response:
     await require(request, None)
     services = await services_of(request)
     held: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-    for lease in await only_allowed(request, await browsing.list_leases(services.pool), lambda lease: lease["id"]):
+    for lease in await only_allowed(request, await services.leases.get(), lambda lease: lease["id"]):
         held[lease["worker"]].append(_held(lease, services.chronicle.in_flight(str(lease["id"]))))
     known = await _readers(services)
     seen = {reader.name: reader for reader in known or () if reader.idle_seconds < LONG_GONE or reader.pending or reader.name in held}
@@ -50,7 +49,7 @@ async def show_queue(request: Request) -> Response:
     services = await services_of(request)
     settings = services.settings
     try:
-        now = await backlog(services.redis, settings.stream, settings.group, settings.dead_stream, settings.progress_stream)
+        now = await services.backlog.get()
     except (RedisError, OSError):
         return reply({"stream": settings.stream, **Backlog().numbers(), "redis": False})
     return reply({"stream": settings.stream, **now.numbers(), "redis": True})
@@ -58,7 +57,7 @@ async def show_queue(request: Request) -> Response:
 
 async def _readers(services: Services) -> list[Reader] | None:
     try:
-        return await readers(services.redis, services.settings.stream, services.settings.group)
+        return await services.readers.get()
     except (RedisError, OSError):
         return None
 

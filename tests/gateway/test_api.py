@@ -13,6 +13,7 @@ import asyncpg
 import httpx
 import pytest
 
+from streamworker.gateway import recent
 from streamworker.messages import dead_letter
 from tests.gateway.asgi import ask
 from tests.gateway.conftest import HOST, ORIGIN, MakeApp, end, submit
@@ -172,7 +173,10 @@ class TestActions:
         assert "there is none" in (await posted(api, f"/api/dead/{page['next']}/drop", status=404))["error"]
         assert len((await got(api, "/api/dead"))["letters"]) == 1
 
-    async def test_the_queue_and_the_workers(self, api: httpx.AsyncClient, redis_server: RedisServer, database: asyncpg.Connection) -> None:
+    async def test_the_queue_and_the_workers(
+        self, api: httpx.AsyncClient, redis_server: RedisServer, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(recent, "FRESH", -1.0)
         numbers = {"length": 0, "pending": 0, "waiting": 0, "dead": 0, "progress_length": 0}
         assert await got(api, "/api/queue") == {"stream": "batches", "redis": True, **numbers}
         assert await got(api, "/api/workers") == {"workers": [], "redis": True}

@@ -15,7 +15,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection
 
-from streamworker.gateway import endpoints
+from streamworker.gateway import endpoints, recent
 from streamworker.gateway.application import build
 from streamworker.observe.logs import JSONLines
 from tests.gateway.asgi import Socket, ask
@@ -95,7 +95,10 @@ class TestRedis:
         async with app.router.lifespan_context(app), client_for(app, origin=ORIGIN) as client:
             yield client
 
-    async def test_it_is_killed_and_comes_back(self, client: httpx.AsyncClient, weak_redis: RedisServer) -> None:
+    async def test_it_is_killed_and_comes_back(
+        self, client: httpx.AsyncClient, weak_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(recent, "FRESH", -1.0)
         await back(client, "/api/dead", 200)
         await asyncio.to_thread(weak_redis.kill)
         answer = await client.get("/api/dead")
