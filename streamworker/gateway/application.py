@@ -77,7 +77,7 @@ def build(
     built.router.redirect_slashes = False  # a redirect would leave the prefix, or lead to another host for `//host/`
     state = {
         "running": running, "files": page.load_files(), "authorise": authorise, "limits": limits,
-        "keys": keys, "lasting": lasting, "wrong_tokens": wrong_tokens,
+        "keys": keys, "lasting": lasting, "wrong_tokens": wrong_tokens, "unfinished": set(),
     }  # fmt: skip
     for name, value in state.items():
         setattr(built.state, name, value)

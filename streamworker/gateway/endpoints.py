@@ -33,9 +33,12 @@ def _in_time(endpoint: Endpoint) -> Endpoint:
         # Not cancelled when its time is over: giving a connection back waits for a Postgres that does not answer. It ends by
         # itself, its own waits are bounded; and an action that was begun is either done or not, but not torn apart.
         working = asyncio.ensure_future(endpoint(request))
+        unfinished: set[asyncio.Future[Response]] = request.app.state.unfinished
+        unfinished.add(working)
+        working.add_done_callback(unfinished.discard)
+        working.add_done_callback(_seen)
         done, _ = await asyncio.wait([working], timeout=ANSWER_SECONDS)
         if not done:
-            working.add_done_callback(_seen)
             raise TimeoutError(f"no answer within {ANSWER_SECONDS:g} s")
         return working.result()
 
