@@ -60,7 +60,11 @@ class Feeds:
         if feed.is_fresh(time.monotonic()):
             return None
         try:
-            snapshot = await self._reader.read(feed.batch_id)
+            # While Postgres is away what is known will do, if anything is.
+            async with asyncio.timeout(None if feed.state is None else QUIET):
+                snapshot = await self._reader.read(feed.batch_id)
+        except TimeoutError:
+            return None
         except BatchNotFound:
             self.drop(feed)
             raise

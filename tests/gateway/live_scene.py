@@ -81,19 +81,24 @@ class Events:
 
     async def frame(self) -> Frame | None:
         """The next frame that is no heartbeat; None at the end of the stream."""
+        async with asyncio.timeout(PATIENCE):
+            while (fields := await self._fields()) is not None:
+                self.last_id = fields.get("id", self.last_id)
+                if fields.get("event", "ping") != "ping":
+                    found: Frame = json.loads(fields["data"])
+                    assert found["type"] == fields["event"]
+                    return found
+        return None
+
+    async def _fields(self) -> dict[str, str] | None:
         fields: dict[str, str] = {}
         try:
-            while line := await asyncio.wait_for(anext(self._lines), PATIENCE):
+            while line := await anext(self._lines):
                 name, _, value = line.partition(": ")
                 fields[name] = value
         except StopAsyncIteration:
             return None
-        self.last_id = fields.get("id", self.last_id)
-        if "data" not in fields or fields["event"] == "ping":
-            return await self.frame()
-        found: Frame = json.loads(fields["data"])
-        assert found["type"] == fields["event"]
-        return found
+        return fields
 
     async def rest(self) -> list[Frame]:
         """All frames up to the end of the stream."""
