@@ -17,7 +17,7 @@ from pathlib import Path
 from streamworker.cli.demo_process import DemoProcess
 
 PATIENCE = 30.0  # seconds that it may take to start
-NEEDS = ("starlette", "uvicorn", "websockets", "sse_starlette")
+NEEDS = ("starlette", "uvicorn", "websockets")
 SERVES = re.compile(r"the gateway serves (http://\S+)")
 
 

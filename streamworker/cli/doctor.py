@@ -29,7 +29,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType({
     "cli": ("rich", "shtab"),
     "documents": ("rapidocr", "onnxruntime", "magika", "py3langid", "PIL", "pypdf", "pypdfium2"),
     "ollama": ("httpx", "PIL", "pypdfium2"),
-    "gateway": ("starlette", "uvicorn", "websockets", "sse_starlette"),
+    "gateway": ("starlette", "uvicorn", "websockets"),
     "metrics": ("prometheus_client",),
     "otel": ("opentelemetry",),
     "fast": ("hiredis",),

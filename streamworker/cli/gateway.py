@@ -17,7 +17,7 @@ SETTINGS = SERVERS | {
     "stream", "group", "progress_stream", "dead_stream", "log_level", "log_format",
     "gateway_address", "gateway_hosts", "gateway_origins",
 }  # fmt: skip
-NEEDS = "`gateway` needs starlette, uvicorn, websockets and sse-starlette: pip install 'streamworker[gateway]'"
+NEEDS = "`gateway` needs starlette, uvicorn and websockets: pip install 'streamworker[gateway]'"
 
 
 def add_to(commands: Subparsers) -> None:
