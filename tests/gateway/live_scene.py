@@ -7,7 +7,7 @@ import base64
 import json
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 from uuid import UUID, uuid4
@@ -115,6 +115,7 @@ class LiveScene(HandMade):
         super().__init__(connection, broker, batch_id)
         self.port = port
         self.hub = hub
+        self.stop: Callable[[], Awaitable[None]]
 
     async def submit(self, items: int = 10) -> HandMade:
         """One more batch."""
@@ -195,10 +196,12 @@ async def submit(connection: asyncpg.Connection, items: int = 10) -> UUID:
 
 
 @asynccontextmanager
-async def gateway_on(redis_url: str, database_url: str, authorise: Authorise | None = None) -> AsyncIterator[tuple[int, Hub]]:
+async def gateway_on(
+    redis_url: str, database_url: str, authorise: Authorise | None = None, port: int = 0, **settings: str
+) -> AsyncIterator[tuple[int, Hub]]:
     """A gateway on a port of its own, served by uvicorn as the command serves it."""
-    app = build(settings_for(redis_url, database_url), authorise)
-    with listen("127.0.0.1", 0) as listener:
+    app = build(settings_for(redis_url, database_url, **settings), authorise)
+    with listen("127.0.0.1", port) as listener:
         listening = asyncio.Event()
         server = Server(configure(app, Bounds()), app.state.running, listening.set)
         async with app.router.lifespan_context(app):
@@ -212,12 +215,15 @@ async def gateway_on(redis_url: str, database_url: str, authorise: Authorise | N
 
 
 @asynccontextmanager
-async def live_scene_on(redis_url: str, database_url: str, authorise: Authorise | None = None) -> AsyncIterator[LiveScene]:
+async def live_scene_on(redis_url: str, database_url: str, authorise: Authorise | None = None, **settings: str) -> AsyncIterator[LiveScene]:
     """A gateway with a batch on these servers."""
     async with AsyncExitStack() as stack:
         connection = await asyncpg.connect(database_url, timeout=20)
         stack.push_async_callback(connection.close, timeout=5)
         broker = redis.asyncio.Redis.from_url(redis_url)
         stack.push_async_callback(broker.aclose)
-        port, hub = await stack.enter_async_context(gateway_on(redis_url, database_url, authorise))
-        yield LiveScene(port, hub, connection, broker, await submit(connection))
+        gateway = await stack.enter_async_context(AsyncExitStack())
+        port, hub = await gateway.enter_async_context(gateway_on(redis_url, database_url, authorise, **settings))
+        scene = LiveScene(port, hub, connection, broker, await submit(connection))
+        scene.stop = gateway.aclose
+        yield scene

@@ -65,7 +65,7 @@ export class Client {
       this.#listen(socket);
       this.#take(JSON.parse(data));
     };
-    socket.onclose = ({ code, reason }) => this.#lost(socket, code, reason);
+    socket.onerror = socket.onclose = ({ code, reason }) => this.#lost(socket, code, reason);
   }
 
   #listen(socket) {
