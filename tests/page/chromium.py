@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
-from pathlib import Path
 from threading import Condition, Thread
 from typing import Any
 
@@ -290,13 +289,13 @@ class Page:
 
     def emulate(self, *, width: int = 1280, height: int = 860, scale: float = 1, mobile: bool = False, dark: bool = False) -> None:
         """The size and kind of the screen."""
+        self.send("Emulation.setScrollbarsHidden", hidden=True)
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=mobile)
         self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
 
-    def screenshot(self, path: Path, *, whole: bool = False) -> None:
-        """A picture of what is to be seen, or of the whole page."""
-        shot = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
-        path.write_bytes(base64.b64decode(shot["data"]))
+    def shot(self) -> bytes:
+        """A picture of what is to be seen, as PNG."""
+        return base64.b64decode(self.send("Page.captureScreenshot", format="png")["data"])
 
     def close(self) -> None:
         """Close the tab."""

@@ -53,6 +53,11 @@ class Gateway:
         assert process.poll() is None, self.log()
         return self
 
+    @property
+    def lives(self) -> bool:
+        """Whether the process has not ended."""
+        return self._process is not None and self._process.poll() is None
+
     def stop(self) -> int:
         """End it in good order; returns the exit code."""
         assert self._process is not None

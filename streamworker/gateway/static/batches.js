@@ -76,6 +76,13 @@ export class Batch {
     return event.eta_seconds > 0 ? (event.total - event.processed) / event.eta_seconds : null;
   }
 
+  /** Items a second over the whole time of a batch that has ended. */
+  get average() {
+    const { started_at: from, finished_at: to } = this.row ?? {};
+    const seconds = (Date.parse(to) - Date.parse(from)) / 1000;
+    return seconds > 0 ? this.event.processed / seconds : null;
+  }
+
   /** Seconds that are left, by the worker's own estimate; null where there is none. */
   get left() {
     const event = this.event;

@@ -104,7 +104,9 @@ export class Chart {
 
   #throughput(samples, x, start, span) {
     const seconds = span / 1000;
-    const step = 1000 * (STEPS.find((each) => seconds / each <= BARS) ?? Math.ceil(seconds / BARS / 86400) * 86400);
+    // Where items are slow, few wide bars: of single items a rate is no rate.
+    const most = Math.min(BARS, Math.max(6, (samples.at(-1).processed - samples[0].processed) / 3));
+    const step = 1000 * (STEPS.find((each) => seconds / each <= most) ?? Math.ceil(seconds / most / 86400) * 86400);
     this.#bars = [];
     let cursor = 0;
     const at = (t) => {
@@ -120,15 +122,15 @@ export class Chart {
       if (end - t >= step / 2 || !this.#bars.length) this.#bars.push({ t, end, rate: Math.max(0, ((reached - before) * 1000) / (end - t)) });
       before = reached;
     }
-    const most = round(Math.max(...this.#bars.map((each) => each.rate)));
+    const top = round(Math.max(...this.#bars.map((each) => each.rate)));
     const height = LOW.to - LOW.from;
     const parts = this.#bars.map(({ t, end, rate: r }) => {
       const [a, b] = [x(t) + 0.5, Math.max(x(t) + 1, x(end) - 0.5)];
-      const top = LOW.to - (most ? (r / most) * height : 0);
-      return `M${a.toFixed(1)} ${LOW.to}V${top.toFixed(1)}H${b.toFixed(1)}V${LOW.to}Z`;
+      const y = LOW.to - (top ? (r / top) * height : 0);
+      return `M${a.toFixed(1)} ${LOW.to}V${y.toFixed(1)}H${b.toFixed(1)}V${LOW.to}Z`;
     });
     this.rates.setAttribute("d", parts.join(""));
-    setText(this.labels[3], rate(most) || "");
+    setText(this.labels[3], rate(top) || "");
   }
 
   #axes(span, inner) {

@@ -1,7 +1,7 @@
 // One batch: its figures, its course over time, what is worked on, what failed, and every item.
 
 import { badge, bar, icon, make, setAttribute, setText, show } from "./dom.js";
-import { between, block, count, duration, elapsed, left, line, moment, percent, plural, rate, short, title } from "./format.js";
+import { ago, between, block, count, duration, elapsed, left, line, moment, percent, plural, rate, short, title } from "./format.js";
 import { Chart } from "./chart.js";
 import { confirm } from "./dialogs.js";
 import { Failures } from "./failures.js";
@@ -182,9 +182,9 @@ export class BatchView {
     setText(this.figures.failed, count(event.failed));
     setAttribute(this.figures.failed, "data-some", event.failed ? "true" : null);
     const took = between(row.started_at, row.finished_at);
-    const average = this.batch.ended && took > 0 && row.started_at ? rate(event.processed / took) : "";
-    setText(this.figures.rate, (this.batch.ended ? average : rate(this.batch.rate)) || "–");
-    setText(this.figures.left, left(this.batch.left) || "–");
+    setText(this.figures.rate, rate(this.batch.ended ? this.batch.average : this.batch.rate) || "–");
+    setText(this.figures.left, (this.batch.ended ? ago(row.finished_at) : left(this.batch.left)) || "–");
+    setText(this.figures.left.previousSibling, this.batch.ended ? "Ended" : "Time left");
     setText(this.figures.took, (this.batch.ended ? elapsed(took) : duration(took)) || "–");
     setText(this.figures.took.previousSibling, this.batch.ended ? "Took" : "Running for");
     this.#buttons(event);

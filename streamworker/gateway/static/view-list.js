@@ -183,7 +183,7 @@ class Row {
     setText(this.share, percent(event.processed, event.total));
     setText(this.failed, event.failed ? count(event.failed) : "–");
     setAttribute(this.failed, "data-some", event.failed ? "true" : null);
-    setText(this.rate, rate(this.batch.rate) || "–");
+    setText(this.rate, rate(this.batch.ended ? this.batch.average : this.batch.rate) || "–");
     setText(this.left, this.#time(event, row));
     setAttribute(this.left, "data-label", this.batch.ended ? "" : "Time left");
     setAttribute(this.node, "data-status", event.status);
