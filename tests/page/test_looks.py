@@ -125,8 +125,12 @@ def test_nothing_sticks_out(site: Site, batch_id: UUID, width: int) -> None:
     page.emulate(width=width, height=780, mobile=width < 700)
     for where in views(site, page, batch_id):
         assert page.run("document.documentElement.scrollWidth") <= width, where
-        wide = "[...document.querySelectorAll('main *, dialog *')].filter(node => !node.closest('.filter, pre, .unseen, svg, img')"
-        wide += f" && node.getBoundingClientRect().right > {width + 1}).map(node => node.outerHTML.slice(0, 120))"
+        wide = f"""(() => {{
+            const out = (node) => node.getBoundingClientRect().right > {width + 1};
+            const clipped = (node) => node && (getComputedStyle(node).overflowX !== 'visible' && !out(node) || clipped(node.parentElement));
+            return [...document.querySelectorAll('main *, dialog *')].filter(node => out(node) && !clipped(node.parentElement))
+                .map(node => node.outerHTML.slice(0, 120));
+        }})()"""
         assert page.run(wide) == [], where
 
 

@@ -55,7 +55,7 @@ function navigate() {
 }
 
 function open(View, where) {
-  dismiss();
+  if (view) dismiss();
   view?.close();
   const main = document.getElementById("main");
   const moved = view !== null;
