@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -29,6 +30,7 @@ class LivePage:
         self.wrong: list[str] = []
         self.seen = 0
         self._over = False
+        self._did: Counter[str] = Counter()
         self._stack = ExitStack()
         self._gateway: Gateway
         self._tabs: list[Page] = []
@@ -49,7 +51,9 @@ class LivePage:
         while not self._over:
             await asyncio.sleep(self.chance.uniform(0.5, 3))
             with suppress(Failed, OSError):  # a tab that cannot be loaded while there is no gateway; what counts is the end
-                await self.chance.choice(steps)()
+                step = self.chance.choice(steps)
+                self._did[step.__name__.strip("_")] += 1
+                await step()
 
     async def settle(self, looking: asyncio.Task[None]) -> None:
         """No more faults of our own: every tab is online, and a gateway is there."""
@@ -73,6 +77,11 @@ class LivePage:
             self.wrong.append(f"page: {str(error)[:2000]}")
         finally:
             await self.close()
+
+    def line(self) -> str:
+        """What the tabs have seen, for the report."""
+        did = ", ".join(f"{times} {what}" for what, times in sorted(self._did.items()))
+        return f"page · {len(self._tabs)} tabs · {self.seen:,} figures shown · {did} · {len(self.wrong)} wrong"
 
     async def close(self) -> None:
         """Be rid of browser and gateway."""

@@ -77,6 +77,7 @@ class Campaign:
         if self.page is not None:
             await self.page.finish(self.load.retried)
             self.wrong += self.page.wrong
+            print(self.page.line(), flush=True)
         left = await self._left()
         self.wrong += await self.world.stop_workers(self.world.terms.shutdown_timeout + 10)
         left |= await self._left_after()
