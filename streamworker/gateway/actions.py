@@ -25,6 +25,7 @@ async def cancel_batch(request: Request) -> Response:
     services = await services_of(request)
     cancelled = await catalog.cancel(services.pool, batch_id)
     if cancelled:
+        services.hub.look_again(str(batch_id))
         note(request, "batch cancelled", batch_id=str(batch_id))
     return reply({"cancelled": cancelled})
 
@@ -36,6 +37,7 @@ async def retry_batch(request: Request) -> Response:
     services = await services_of(request)
     retried = await catalog.retry(services.pool, batch_id, wanted.position)
     if retried:
+        services.hub.look_again(str(batch_id))
         note(request, "items put back to pending", batch_id=str(batch_id), items=retried)
         return reply({"retried": retried})
     return reply({"retried": 0, "reason": await _why_not(services.pool, batch_id, wanted.position)})

@@ -34,6 +34,7 @@ class Connection:
         "cut",
         "direct",
         "everything",
+        "gone",
         "last_sent",
         "role",
         "sending_since",
@@ -49,6 +50,7 @@ class Connection:
         self.visible: dict[str, bool] = {}  # what was answered
         self.wanted: set[str] = set()  # batches by id
         self.everything = False
+        self.gone = False
         self.closing: tuple[int, str] | None = None
         self.cut: Callable[[], None] | None = None  # ends the connection at once, whatever is still to be sent
         self.direct: Callable[[Frame], bool] | None = None  # writes a frame if the socket takes it

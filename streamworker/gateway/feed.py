@@ -90,8 +90,8 @@ class Feed:
     def mend(self, snapshot: ProgressEvent) -> bool:
         """Go on from what Postgres says, since events are missing; False when more are missing again."""
         self.mending = False
-        self._mended_at = self.history.newest
         if snapshot.revision > self.revision:
+            self._mended_at = self.history.newest
             self._take(snapshot)
             for connection, told in list(self.watchers.items()):
                 if told < snapshot.revision:

@@ -89,6 +89,13 @@ class Feeds:
         if feed is not None:
             feed.leave(connection)
 
+    def look_again(self, batch_id: str) -> None:
+        """Ask Postgres for this batch, if anybody watches it."""
+        feed = self._feeds.get(batch_id)
+        if feed is not None and feed.watchers and feed.state is not None and not feed.mending:
+            feed.mending = True
+            self._mend(feed)
+
     def forget_quiet(self) -> None:
         """Follow no longer what nobody has watched for a while."""
         now = time.monotonic()

@@ -12,6 +12,8 @@ from streamworker.gateway.connection import Connection
 from streamworker.gateway.frames import ALL, Event, Frame, Live, Snapshot, frame
 from streamworker.gateway.resume import History, Position, Record, Since, before
 from streamworker.messages import TERMINAL, ProgressEvent, decode_event
+from streamworker.store import progress
+from streamworker.store.pool import Pool
 
 log = logging.getLogger("streamworker.gateway")
 
@@ -38,8 +40,9 @@ class Overview:
     The id of a frame stands for all that was told before it, also where another batch has changed earlier and waits for its turn.
     """
 
-    def __init__(self, history: History) -> None:
+    def __init__(self, history: History, pool: Pool) -> None:
         self.history = history
+        self._pool = pool
         self.watchers: set[Connection] = set()
         self.interest = 0  # clients that are about to watch
         self.read_at = 0.0
@@ -64,8 +67,20 @@ class Overview:
         else:
             self._due.setdefault(event.batch_id, record.position)
 
-    def compare(self, read: list[ProgressEvent]) -> None:
-        """Take what Postgres says; tell what the stream has not told."""
+    async def read(self) -> None:
+        """Ask Postgres; tell what the stream has not told."""
+        read = await progress.read_overview(self._pool, NEWEST, MOST_OPEN)
+        listed = {event.batch_id for event in read}
+        hidden = {id: one.event.revision for id, one in self._known.items() if id not in listed and one.event.status not in TERMINAL}
+        moved = await progress.read_moved(self._pool, hidden) if hidden else {}
+        for batch_id, event in moved.items():
+            if event is None:
+                self.drop(batch_id)
+            else:
+                read.append(event)
+        self._compare(read)
+
+    def _compare(self, read: list[ProgressEvent]) -> None:
         self.read_at = time.monotonic()
         newest = self.history.newest
         for event in reversed(read):
@@ -79,10 +94,6 @@ class Overview:
         self._known.clear()
         self._due.clear()
         self.read_at = 0.0
-
-    def open_batches(self) -> dict[str, int]:
-        """The batches that have not ended as far as is known here, with their revision."""
-        return {id: known.event.revision for id, known in self._known.items() if known.event.status not in TERMINAL}
 
     def drop(self, batch_id: str) -> None:
         """The batch is no more."""
@@ -106,7 +117,6 @@ class Overview:
         for batch_id in list(self._due):  # or it would be told of these once more
             self._tell(batch_id, self._known[batch_id])
         self.watchers.add(connection)
-        connection.everything = True
         token = None if since is None else since.token
         if token is not None and self.history.covers(token):
             self._replay(connection, token.position)
@@ -118,9 +128,10 @@ class Overview:
 
     def leave(self, connection: Connection) -> None:
         """Tell this client no more of what it did not ask for by id."""
-        self.watchers.discard(connection)
         connection.everything = False
-        self._left_at = time.monotonic()
+        if connection in self.watchers:
+            self.watchers.remove(connection)
+            self._left_at = time.monotonic()
 
     def _replay(self, connection: Connection, position: Position) -> None:
         for batch_id in self.history.changed_after(position):

@@ -12,7 +12,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from streamworker.gateway.asking import ABORT, Allowed, Asked, asker, may_see, read_query
 from streamworker.gateway.connection import Connection
-from streamworker.gateway.frames import ALL, Hello, frame
+from streamworker.gateway.frames import ALL
 from streamworker.gateway.hub import Hub
 from streamworker.gateway.resume import Since, read_since
 
@@ -110,7 +110,7 @@ class _EventStream(Response):
     async def _run(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         await send(_part(b"retry: %d\n\n" % random.randint(*RETRY)))  # noqa: S311
-        self._connection.offer(frame(Hello(self._connection.role, self._hub.redis)))
+        self._hub.greet(self._connection)
         self._hub.subscribe(self._connection, self._asked.ids, self._asked.since)
         single = len(self._asked.ids) == 1 and self._asked.ids[0] != ALL
         while (next_frame := await self._connection.next()) is not None:

@@ -10,7 +10,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from streamworker.gateway.asking import ABORT, DIRECT, MOST_BATCHES, Allowed, Asked, asker, may_see, read_batch_id, read_query
 from streamworker.gateway.connection import Connection
-from streamworker.gateway.frames import ALL, MAX_FRAME, PING, PROTOCOL, Complaint, Hello, Ping, Subscribe, Unsubscribe, frame, read_request
+from streamworker.gateway.frames import ALL, MAX_FRAME, PING, PROTOCOL, Complaint, Ping, Subscribe, Unsubscribe, frame, read_request
 from streamworker.gateway.hub import Hub
 from streamworker.gateway.resume import read_since
 
@@ -78,7 +78,7 @@ class _Session:
 
     async def run(self) -> None:
         """Greet, then listen; returns when either side has ended the connection."""
-        self._connection.offer(frame(Hello(self._connection.role, self._hub.redis)))
+        self._hub.greet(self._connection)
         try:
             asked = read_query(self._websocket)
         except ValueError as error:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID, uuid4
 
+import httpx
 import pytest
 
 from streamworker.messages import ItemEvent
@@ -194,3 +195,15 @@ async def test_the_hook_of_a_mounted_gateway_is_asked_for_each_batch(redis_url: 
         async with scene.socket(scene.batch_id) as client:
             assert await client.code() == 4404
         assert (await scene.get(f"batch_id={scene.batch_id}")).status_code == 404
+
+
+async def test_a_cancel_through_the_gateway_is_told_without_any_worker(scene: LiveScene) -> None:
+    async with scene.socket(scene.batch_id) as client, scene.socket("*") as everything, httpx.AsyncClient() as http:
+        await client.until("live")
+        await everything.until("live")
+        place = f"http://127.0.0.1:{scene.port}"
+        answer = await http.post(f"{place}/api/batches/{scene.batch_id}/cancel", json={}, headers={"Origin": place})
+        assert answer.json() == {"cancelled": True}
+        async with asyncio.timeout(1):  # sooner than the comparison would
+            assert (await client.until("end"))[-1]["status"] == "cancelled"
+            assert (await everything.event())["event"]["status"] == "cancelled"
