@@ -17,7 +17,7 @@ from streamworker.broker.connection import CONNECTION_ERRORS, connect
 from streamworker.broker.live import read_live
 from streamworker.broker.revisions import Revisions, Verdict
 from streamworker.broker.tail import Tail
-from streamworker.embedded import servers
+from streamworker.embedded import located
 from streamworker.errors import ConfigurationError, InvalidMessage, InvalidSubmission
 from streamworker.messages import TERMINAL, ItemEvent, ProgressEvent, decode_event
 from streamworker.settings import Settings
@@ -126,9 +126,14 @@ class Client:
         """Cancel a batch; False when it had ended already."""
         return await catalog.cancel(self._pool, as_id(batch_id))
 
-    async def retry_failed(self, batch_id: UUID | str) -> int:
-        """Put the failed and cancelled items of an ended batch back to pending, with fresh attempts; returns how many."""
-        return await catalog.retry(self._pool, as_id(batch_id))
+    async def retry_failed(self, batch_id: UUID | str, position: int | None = None) -> int:
+        """Put the failed and cancelled items of an ended batch back to pending, with fresh attempts; returns how many.
+
+        With `position` that item alone; not one of a batch whose other failures are more than its `max_failures`.
+        """
+        if position is not None and not 0 <= position < 2**31:
+            raise ValueError(f"position: expected a whole number from 0, got {position}")
+        return await catalog.retry(self._pool, as_id(batch_id), position)
 
     async def watch(self, batch_id: UUID | str, from_revision: int | None = None) -> AsyncGenerator[ProgressEvent, None]:
         """A snapshot (an event without items), then live events; ends after the terminal one.
@@ -249,16 +254,6 @@ def _load(redis_url: str | None, database_url: str | None) -> Settings:
     if redis_url is None:
         return replace(Settings.load(environ=environ), database_url=database_url)
     return Settings.load({"redis_url": redis_url, "database_url": database_url}, environ)
-
-
-@asynccontextmanager
-async def located(settings: Settings) -> AsyncIterator[Settings]:
-    """The settings with both URLs: where none is set, those of the embedded servers, which run meanwhile."""
-    if settings.database_url is not None:
-        yield settings
-        return
-    async with servers(settings) as urls:
-        yield replace(settings, redis_url=urls.redis_url, database_url=urls.database_url)
 
 
 @asynccontextmanager

@@ -11,6 +11,7 @@ from streamworker.errors import InvalidMessage
 from streamworker.messages import DeadLetter, read_dead_letter
 
 PAGE = 100
+PAGE_BYTES = 8 * 1024 * 1024
 
 
 async def letters(redis: Redis, stream: str) -> AsyncGenerator[Entry, None]:
@@ -26,6 +27,26 @@ async def letters(redis: Redis, stream: str) -> AsyncGenerator[Entry, None]:
         for entry in page:
             yield entry
         after = f"({page[-1].id.decode()}"
+
+
+async def page(redis: Redis, stream: str, after: str | None, limit: int) -> tuple[list[Entry], str | None]:
+    """Letters behind an id, the oldest first, and the id to go on from.
+
+    A letter may be as large as Redis takes it, so they are asked for by what the last ones weighed; a page ends early at 8 MiB.
+    """
+    found: list[Entry] = []
+    start, size = "-" if after is None else f"({after}", 0
+    while len(found) < limit and size < PAGE_BYTES:
+        average = size // len(found) if found else PAGE_BYTES
+        count = max(1, min(limit - len(found), PAGE_BYTES // 8 // max(average, 1)))
+        chunk = entries(await redis.execute_command("XRANGE", stream, start, "+", "COUNT", count))
+        if not chunk:
+            return found, None
+        found += chunk
+        size += sum(len(name) + len(value) for entry in chunk for name, value in entry.fields)
+        start = f"({found[-1].id.decode()}"
+    more = entries(await redis.execute_command("XREVRANGE", stream, "+", start, "COUNT", 1))
+    return found, found[-1].id.decode() if more else None
 
 
 async def find(redis: Redis, stream: str, entry_id: str) -> Entry | None:

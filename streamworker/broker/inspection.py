@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from redis.asyncio import Redis
@@ -44,6 +44,50 @@ class RedisFacts:
     group: GroupFacts | None
 
 
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """A member of the consumer group: entries in hand, and seconds since it was heard of."""
+
+    name: str
+    pending: int
+    idle_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """Lengths of the streams: entries on the stream of jobs, in hand, not read yet; dead letters; progress events."""
+
+    length: int | None = None
+    pending: int | None = None
+    waiting: int | None = None
+    dead: int | None = None
+    progress_length: int | None = None
+
+    def numbers(self) -> dict[str, int | None]:
+        """All of them by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+async def readers(redis: Redis, stream: str, group: str) -> list[Reader]:
+    """Who reads in the group; nobody where there is no group."""
+    try:
+        rows = await redis.xinfo_consumers(stream, group)
+    except ResponseError as error:
+        if "no such key" in str(error) or str(error).startswith("NOGROUP"):
+            return []
+        raise
+    return [Reader(_decoded(row["name"]), int(row["pending"]), int(row["idle"]) / 1000) for row in rows]
+
+
+async def backlog(redis: Redis, stream: str, group: str, dead_stream: str, progress_stream: str) -> Backlog:
+    """How much waits. Finished entries are deleted, so what is neither in hand nor finished waits."""
+    length = int(await redis.xlen(stream))
+    found = await _group(redis, stream, group) if length else None
+    pending = found.pending if found else 0
+    dead, progress = int(await redis.xlen(dead_stream)), int(await redis.xlen(progress_stream))
+    return Backlog(length, pending, max(length - pending, 0), dead, progress)
+
+
 async def inspect(redis: Redis, streams: Sequence[str], group: str) -> RedisFacts:
     """Ask the server; the first of `streams` is the one with the group. Raises redis-py's errors."""
     await redis.ping()
@@ -63,6 +107,10 @@ async def inspect(redis: Redis, streams: Sequence[str], group: str) -> RedisFact
         streams=[await _stream(redis, name) for name in streams],
         group=await _group(redis, streams[0], group),
     )
+
+
+def _decoded(name: Any) -> str:
+    return name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else str(name)
 
 
 def _one_node(facts: Mapping[str, Any]) -> Mapping[str, Any]:

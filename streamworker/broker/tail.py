@@ -47,8 +47,14 @@ class Tail:
         self._after: bytes | None = None
         self.healthy = True
 
-    async def start(self) -> None:
-        """Note the present position; what is appended from now on will be read. Does not raise when the server is away."""
+    async def start(self, after: bytes | None = None) -> None:
+        """Note the present position, or take `after` for it: what is appended after it will be read.
+
+        Does not raise when the server is away.
+        """
+        if after is not None:
+            self._after = after
+            return
         try:
             await self._note_position()
         except CONNECTION_ERRORS as error:

@@ -30,6 +30,7 @@ def add_to(commands: Subparsers) -> None:
     status.add_argument("--items", nargs="?", const="all", choices=("all", *STATUSES), help="show the items, all or those of one status")
     cancel = add_command(commands, "cancel", cancel_batch, "cancel a batch: no further item starts, the one in flight is interrupted")
     retry = add_command(commands, "retry", retry_batch, "run the failed and cancelled items of an ended batch again")
+    retry.add_argument("--position", type=_position, metavar="N", help="only the item at this position")
     for parser in (status, cancel, retry):
         parser.add_argument("id", metavar="ID", help="the batch's id")
     for parser in (listing, status):
@@ -41,6 +42,12 @@ def add_to(commands: Subparsers) -> None:
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 1_000_000):
         raise argparse.ArgumentTypeError(f"expected a whole number from 1 to 1,000,000, got {text!r}")
+    return int(text)
+
+
+def _position(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 11 and int(text) < 2**31):
+        raise argparse.ArgumentTypeError(f"expected the position of an item, a whole number from 0, got {text[:60]!r}")
     return int(text)
 
 
@@ -145,10 +152,11 @@ async def retry_batch(arguments: argparse.Namespace) -> int:
     """Put failed and cancelled items back; a batch that is still open is refused."""
     batch_id = read_id(arguments.id)
     async with open_client(arguments) as client:
-        reopened = await client.retry_failed(batch_id)
+        reopened = await client.retry_failed(batch_id, arguments.position)
         status = (await client.status(batch_id)).status
     if not reopened and status not in TERMINAL:
         raise StreamworkerError(f"batch {batch_id} is {status}: what failed can be retried once it has ended")
-    told = f"{reopened} {'item runs' if reopened == 1 else 'items run'} again" if reopened else "nothing to retry"
+    where = "" if arguments.position is None else f" at position {arguments.position}"
+    told = f"{reopened} {'item runs' if reopened == 1 else 'items run'} again" if reopened else f"nothing to retry{where}"
     print(f"batch {batch_id}: {told}")
     return 0

@@ -16,7 +16,7 @@ from streamworker.broker.connection import connect, explain
 from streamworker.broker.replies import Entry
 from streamworker.cli.options import SERVERS, Subparsers, add_command, add_settings, asynchronous, load_settings
 from streamworker.cli.text import escape, json_text
-from streamworker.client import located
+from streamworker.embedded import located
 from streamworker.errors import ConfigurationError
 from streamworker.settings import Settings
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
+from streamworker.cli.demo_gateway import has_terminal, key_pressed, live_page
 from streamworker.cli.demo_report import report
 from streamworker.cli.demo_worker import DemoWorker
 from streamworker.cli.options import Subparsers, add_command, add_settings, asynchronous, load_settings
@@ -28,6 +29,7 @@ DRAWING = "streamworker.cli.demo_files"
 DESCRIPTION = """\
 Work through about forty document images and text files that are drawn for it, or through the files of FOLDER, with the
 built-in processor `documents` and embedded servers of its own. Half-way the worker is killed, and another goes on.
+The live page shows it; on a terminal it stays up until a key is pressed.
 """
 
 
@@ -50,9 +52,15 @@ async def run(arguments: argparse.Namespace) -> int:
         await _cancel_leftovers(client)
         batch_id = await client.submit([_item(folder, path) for path in paths], processor="documents", metadata={"demo": str(folder)})
         print(f"submitted batch {batch_id}", flush=True)
-        async with _worker(settings, folder) as worker:
+        async with live_page(settings.home, settings.gateway_address[1]) as page, _worker(settings, folder) as worker:
+            if page is not None:
+                print(f"live page: {page}#/batches/{batch_id}", flush=True)
             await _until_it_ends(client, batch_id, worker)
-        return await report(client, batch_id, len(paths), settings.home, own_files=arguments.folder is not None)
+            code = await report(client, batch_id, len(paths), settings.home, own_files=arguments.folder is not None)
+            if page is not None and has_terminal():
+                print(f"\nthe live page stays up: {page}   (any key ends the demo)", flush=True)
+                await key_pressed()
+        return code
 
 
 def _files(given: str | None, drawn: Path) -> tuple[Path, list[str]]:

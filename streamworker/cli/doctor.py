@@ -16,7 +16,7 @@ from streamworker.broker.inspection import RedisFacts, StreamFacts
 from streamworker.broker.inspection import inspect as inspect_redis
 from streamworker.cli.options import Subparsers, add_command, add_settings, asynchronous, load_settings
 from streamworker.cli.text import escape, json_text
-from streamworker.client import located
+from streamworker.embedded import located
 from streamworker.settings import Settings, mask_url
 from streamworker.store import pool as store
 from streamworker.store.inspection import PostgresFacts
@@ -29,7 +29,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType({
     "cli": ("rich", "shtab"),
     "documents": ("rapidocr", "onnxruntime", "magika", "py3langid", "PIL", "pypdf", "pypdfium2"),
     "ollama": ("httpx", "PIL", "pypdfium2"),
-    "gateway": ("starlette", "uvicorn", "websockets", "sse_starlette"),
+    "gateway": ("starlette", "uvicorn", "websockets"),
     "metrics": ("prometheus_client",),
     "otel": ("opentelemetry",),
     "fast": ("hiredis",),

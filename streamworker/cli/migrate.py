@@ -8,7 +8,7 @@ import asyncpg
 
 from streamworker.cli.options import SERVERS, Subparsers, add_command, add_settings, asynchronous, load_settings
 from streamworker.cli.search import embed
-from streamworker.client import located
+from streamworker.embedded import located
 from streamworker.processors.ollama.configuration import Configuration
 from streamworker.processors.ollama.descriptions import prepare
 from streamworker.store import migrate as schema

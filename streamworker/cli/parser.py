@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
-from streamworker.cli import batches, dead, demo, doctor, migrate, new, run, search, submit, watch
+from streamworker.cli import batches, dead, demo, doctor, gateway, migrate, new, run, search, submit, watch
 from streamworker.errors import ConfigurationError
 
-COMMANDS = (run, submit, batches, watch, search, dead, migrate, doctor, new, demo)
+COMMANDS = (run, submit, batches, watch, search, dead, migrate, doctor, gateway, new, demo)
 # These, and no command, may come first and still mean the program as a whole.
 PROGRAM_FLAGS = ("-h", "--help", "--version", "--print-completion")
 

@@ -8,7 +8,7 @@ import os
 import uvloop
 
 from streamworker.cli.options import Subparsers, add_command, add_settings, load_settings
-from streamworker.client import located
+from streamworker.embedded import located
 from streamworker.engine.worker import Worker
 from streamworker.observe.logs import configure_logging
 from streamworker.settings import Settings, built_in_secrets

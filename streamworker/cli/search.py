@@ -8,7 +8,7 @@ from typing import Any
 
 from streamworker.cli.options import SERVERS, Subparsers, add_command, add_settings, asynchronous, load_settings
 from streamworker.cli.text import print_array, print_table
-from streamworker.client import located
+from streamworker.embedded import located
 from streamworker.errors import ConfigurationError
 from streamworker.processors.api import Permanent, Unavailable
 from streamworker.processors.ollama.configuration import Configuration

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from streamworker.embedded.sharing import Sharing, Urls
@@ -12,7 +13,7 @@ from streamworker.embedded.sharing import Sharing, Urls
 if TYPE_CHECKING:
     from streamworker.settings import Settings
 
-__all__ = ["Urls", "servers"]
+__all__ = ["Urls", "located", "servers"]
 
 Value = TypeVar("Value")
 
@@ -29,6 +30,16 @@ async def servers(settings: Settings) -> AsyncIterator[Urls]:
         yield await _to_the_end(sharing.enter, on_cancel=sharing.give_up)
     finally:
         await _to_the_end(sharing.leave)
+
+
+@asynccontextmanager
+async def located(settings: Settings) -> AsyncIterator[Settings]:
+    """The settings with both URLs: where none is set, those of the embedded servers, which run meanwhile."""
+    if settings.database_url is not None:
+        yield settings
+        return
+    async with servers(settings) as urls:
+        yield replace(settings, redis_url=urls.redis_url, database_url=urls.database_url)
 
 
 async def _to_the_end(step: Callable[[], Value], on_cancel: Callable[[], None] | None = None) -> Value:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 # What the worker needs and a processor does not: where its servers are, and what opens them.
 SECRET_VARIABLES = frozenset({
-    "REDIS_URL", "DATABASE_URL", "STREAMWORKER_GATEWAY_TOKEN", "REDISCLI_AUTH", "PGPASSWORD", "PGPASSFILE", "PGSERVICEFILE",
+    "REDIS_URL", "DATABASE_URL", "STREAMWORKER_GATEWAY_TOKEN", "STREAMWORKER_GATEWAY_READ_TOKEN",
+    "REDISCLI_AUTH", "PGPASSWORD", "PGPASSFILE", "PGSERVICEFILE",
 })  # fmt: skip
 # The same modules are found in the same places, whatever the folder is called or holds.
 _BOOT = (

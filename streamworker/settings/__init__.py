@@ -1,7 +1,7 @@
 """Every setting of a process, valid before anything starts: defaults < environment < flags.
 
 An empty text counts as "not set" for the URLs, HTTP_ADDRESS, ITEM_TIMEOUT, UNAVAILABLE_TIMEOUT, PROCESS_MEMORY, PROCESS_ITEMS,
-PROCESSOR and GATEWAY_TOKEN, and is a bad value elsewhere.
+PROCESSOR, the tokens, hosts and origins of the gateway, and is a bad value elsewhere.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from streamworker.errors import ConfigurationError
 from streamworker.settings.built_in import BUILT_IN_OPTIONS, built_in_secrets, built_in_settings
 from streamworker.settings.options import FOREIGN_PREFIXES, OPTIONS, PREFIX, Option
 from streamworker.settings.urls import mask_url, mask_urls, secrets_of
-from streamworker.settings.values import is_loopback, parse_duration, shorten
+from streamworker.settings.values import host_of, is_loopback, parse_duration, shorten
 
 __all__ = [
     "BUILT_IN_OPTIONS",
@@ -64,6 +64,9 @@ class Settings:
     migrate: bool
     gateway_address: tuple[str, int]
     gateway_token: str | None
+    gateway_read_token: str | None
+    gateway_hosts: tuple[str, ...]
+    gateway_origins: tuple[str, ...]
 
     @classmethod
     def load(cls, flags: Mapping[str, str | Sequence[str]] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
@@ -87,6 +90,9 @@ class Settings:
         if len(set(streams)) < 3:
             shown = ", ".join(shorten(stream) for stream in streams)
             raise ConfigurationError(f"{PREFIX}STREAM, PROGRESS_STREAM and DEAD_STREAM: expected three different names, got {shown}")
+        if self.gateway_read_token is not None and self.gateway_token in (None, self.gateway_read_token):
+            found = "not set" if self.gateway_token is None else "the same"
+            raise ConfigurationError(f"{PREFIX}GATEWAY_TOKEN: {found} although {PREFIX}GATEWAY_READ_TOKEN is set; expected another token")
 
     @property
     def embedded(self) -> bool:
@@ -96,23 +102,25 @@ class Settings:
     @property
     def secrets(self) -> tuple[str, ...]:
         """The passwords and tokens in these settings, as they could stand in a log."""
-        token = [self.gateway_token] if self.gateway_token else []
-        return tuple(dict.fromkeys(token + secrets_of(self.redis_url) + secrets_of(self.database_url)))
+        tokens = [token for token in (self.gateway_token, self.gateway_read_token) if token]
+        return tuple(dict.fromkeys(tokens + secrets_of(self.redis_url) + secrets_of(self.database_url)))
 
     def require_gateway_token(self) -> None:
-        """Refuse to serve the gateway on an address that others can reach, unless a token protects it."""
+        """Refuse to serve the gateway on an address, or under a name, by which others can reach it, unless a token protects it."""
         host, port = self.gateway_address
-        if self.gateway_token is None and not is_loopback(host):
-            raise ConfigurationError(
-                f"{PREFIX}GATEWAY_TOKEN: not set although {PREFIX}GATEWAY_ADDRESS is {host}:{port}; "
-                "expected a token, or a loopback address such as 127.0.0.1:8080"
-            )
+        public = [name for name in self.gateway_hosts if not is_loopback(host_of(name))]
+        if self.gateway_token is not None or (is_loopback(host) and not public):
+            return
+        what = f"names {public[0]}" if is_loopback(host) else f"is {host}:{port}"
+        raise ConfigurationError(
+            f"{PREFIX}GATEWAY_TOKEN: not set although {PREFIX}GATEWAY_{'HOSTS' if is_loopback(host) else 'ADDRESS'} {what}; "
+            "expected a token, or a loopback address such as 127.0.0.1:8080"
+        )
 
     def __repr__(self) -> str:
         shown = {field.name: getattr(self, field.name) for field in fields(self)}
         shown |= {name: mask_url(shown[name]) for name in ("redis_url", "database_url") if shown[name]}
-        if self.gateway_token is not None:
-            shown["gateway_token"] = "***"  # noqa: S105 the mask, not a token
+        shown |= {name: "***" for name in ("gateway_token", "gateway_read_token") if shown[name] is not None}
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
 

@@ -113,8 +113,14 @@ OPTIONS: tuple[Option, ...] = (
     _option("http_address", "", values.address, "host:port of /livez, /readyz and /metrics; port 0: any free one", empty_is_unset=True),
     _option("migrate", "1", values.switch, "1: bring the database schema up to date at start, 0: only check it"),
     _option("gateway_address", "127.0.0.1:8080", values.address, "host:port of the gateway"),
-    # No flag: the command line of a process is readable by every user of the machine.
-    _option("gateway_token", "", values.token, "what clients of a gateway on a non-loopback address must present", flag=None,
+    # No flags: the command line of a process is readable by every user of the machine.
+    _option("gateway_token", "", values.token, "what clients of the gateway present; must be set on a non-loopback address", flag=None,
             empty_is_unset=True),
+    _option("gateway_read_token", "", values.token, "what clients of the gateway present that may only look", flag=None,
+            empty_is_unset=True),
+    _option("gateway_hosts", "", values.hosts, "host names, besides its address, that the gateway is called by", fallback=tuple,
+            empty_is_unset=True, repeated=True),
+    _option("gateway_origins", "", values.origins, "origins of other sites whose pages may open its sockets, such as https://app.example.com",
+            fallback=tuple, empty_is_unset=True, repeated=True),
 )
 # fmt: on

@@ -139,6 +139,35 @@ def names(text: str) -> tuple[str, ...]:
     return names
 
 
+def hosts(text: str) -> tuple[str, ...]:
+    """Host names as they stand in a Host header, with a port or without, separated by commas."""
+    found = tuple(dict.fromkeys(part.strip(" ").lower() for part in text.split(",")))
+    for host in found:
+        match = HOST_AND_PORT.fullmatch(host)
+        if match is None or not is_host(match["host"]) or int(match["port"] or 0) > 65535 or not host.isascii() or len(host) > 260:
+            raise refusal("host names such as jobs.example.com or 192.168.1.5:8080, several separated by commas", text)
+    return found
+
+
+def origins(text: str) -> tuple[str, ...]:
+    """Origins as browsers send them, separated by commas: a scheme, a host, and a port unless it is the scheme's own."""
+    found = tuple(dict.fromkeys(part.strip(" ").lower() for part in text.split(",")))
+    for origin in found:
+        scheme, _, host = origin.partition("://")
+        match = HOST_AND_PORT.fullmatch(host)
+        ordinary = {"http": "80", "https": "443"}.get(scheme)
+        if (
+            ordinary is None
+            or match is None
+            or not is_host(match["host"])
+            or match["port"] == ordinary
+            or not host.isascii()
+            or len(host) > 260
+        ):
+            raise refusal("origins such as https://app.example.com (no path, no :443 or :80), several separated by commas", text)
+    return found
+
+
 def folder(text: str) -> Path:
     """The path of a folder, which need not exist yet."""
     try:
@@ -172,6 +201,12 @@ def token(text: str) -> str:
     if not (is_plain(text, 1000) and text.isascii()):
         raise ConfigurationError("expected 1 to 1,000 printable ASCII characters without spaces, got something else (not shown)")
     return text
+
+
+def host_of(text: str) -> str:
+    """The host of a Host header, without brackets and port."""
+    match = HOST_AND_PORT.fullmatch(text)
+    return match["host"].strip("[]") if match else ""
 
 
 def is_loopback(host: str) -> bool:

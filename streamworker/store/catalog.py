@@ -23,7 +23,7 @@ async def read_batch(pool: Pool, batch_id: UUID) -> Batch:
     row = await pool.fetchrow(query("select_batch"), batch_id)
     if row is None:
         raise not_found(batch_id)
-    return _batch(row)
+    return batch_row(row)
 
 
 async def list_batches(pool: Pool, status: str | None, limit: int) -> list[Batch]:
@@ -31,7 +31,7 @@ async def list_batches(pool: Pool, status: str | None, limit: int) -> list[Batch
     _check_status(status)
     if not 1 <= limit <= 2**31 - 1:
         raise ValueError(f"limit: expected a whole number from 1, got {limit}")
-    return [_batch(row) for row in await pool.fetch(query("list_batches"), status, limit)]
+    return [batch_row(row) for row in await pool.fetch(query("list_batches"), status, limit)]
 
 
 async def read_items(pool: Pool, batch_id: UUID, status: str | None) -> AsyncGenerator[ItemRow, None]:
@@ -81,9 +81,12 @@ async def cancel(pool: Pool, batch_id: UUID) -> bool:
     return bool(_known(row, batch_id)["cancelled"])
 
 
-async def retry(pool: Pool, batch_id: UUID) -> int:
-    """Put failed and cancelled items of an ended batch back to pending; returns how many."""
-    row = await pool.fetchrow(query("retry_batch"), batch_id)
+async def retry(pool: Pool, batch_id: UUID, position: int | None = None) -> int:
+    """Put failed and cancelled items of an ended batch back to pending, all or the one at `position`; returns how many."""
+    if position is None:
+        row = await pool.fetchrow(query("retry_batch"), batch_id)
+    else:
+        row = await pool.fetchrow(query("retry_item"), batch_id, position)
     return int(_known(row, batch_id)["reopened"])
 
 
@@ -113,7 +116,8 @@ def _next_limit(rows: list[asyncpg.Record]) -> int:
     return max(1, min(LARGEST_PAGE, PAGE_CHARACTERS * len(rows) // max(characters, 1)))
 
 
-def _batch(row: asyncpg.Record) -> Batch:
+def batch_row(row: asyncpg.Record) -> Batch:
+    """A row of `batches` as readers get it."""
     columns: dict[str, Any] = dict(row)
     columns["id"] = UUID(int=row["id"].int)
     columns["metadata"] = from_json(row["metadata"])

@@ -52,6 +52,40 @@ class ItemRow(msgspec.Struct, frozen=True, kw_only=True):
     finished_at: datetime | None
 
 
+class ItemLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An item as a table shows it: values of more than 4 kB are None and `truncated` is true; `thumbnail`: its result has a picture."""
+
+    position: int
+    key: str
+    status: str
+    attempts: int
+    error: str | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    payload: msgspec.Raw | None
+    result: msgspec.Raw | None
+    checkpoint: msgspec.Raw | None
+    thumbnail: bool
+    truncated: bool = False
+
+
+class ItemDetail(msgspec.Struct, frozen=True, kw_only=True):
+    """An item in full; a value that is too large is None, and `left_out` has a sentence under its name."""
+
+    position: int
+    key: str
+    status: str
+    attempts: int
+    error: str | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    payload: msgspec.Raw | None
+    result: msgspec.Raw | None
+    checkpoint: msgspec.Raw | None
+    thumbnail: bool
+    left_out: dict[str, str]
+
+
 def percent(processed: int, total: int) -> float:
     """How much of a batch is done, 0 to 100, to two places."""
     return round(100.0 * processed / total, 2) if total else 0.0

@@ -27,9 +27,12 @@ class Sizes:
     workers: tuple[int, ...] = (1, 2, 4)
     shares: tuple[int, int] = (60, 500)  # batches of (g), items of each
     slow: int = 50  # items of 100 ms
+    live: int = 1_000  # clients of (i)
+    live_seconds: float = 15.0
+    idle: int = 10_000
 
 
-QUICK = Sizes(4_000, 60, 300, 200, 200, 40, (100, 1_000, 10_000), 5_000, 2_000, 0.002, (1, 2), (8, 200), 10)
+QUICK = Sizes(4_000, 60, 300, 200, 200, 40, (100, 1_000, 10_000), 5_000, 2_000, 0.002, (1, 2), (8, 200), 10, 50, 2.0, 200)
 
 
 @dataclass(frozen=True, slots=True)

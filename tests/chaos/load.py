@@ -43,6 +43,7 @@ class Load:
         self.world = world
         self.chance = chance
         self.batches: set[str] = set()
+        self.retried: set[str] = set()
         self.reader_errors: list[str] = []
         self._later: set[asyncio.Task[None]] = set()
 
@@ -184,6 +185,7 @@ class Load:
 
     async def _retry(self, batch: str) -> None:
         if await self._ends(batch):
+            self.retried.add(batch)
             await self._logged("retry", batch, lambda: self._call("SELECT streamworker.retry($1::uuid) > 0", batch), {})
 
     async def _cancel(self, batch: str, after: float) -> None:

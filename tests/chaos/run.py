@@ -2,6 +2,7 @@
 
 scripts/chaos --seed 7 --minutes 10        everything at once
 scripts/chaos --seed 1 --kills 300         SIGKILLs at random instants, as fast as the workers come back
+scripts/chaos --seed 3 --minutes 3 --page  with four tabs of a browser that look on
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ import msgspec
 
 from tests.chaos import audit
 from tests.chaos.checker import Report, report
+from tests.chaos.live_page import LivePage
 from tests.chaos.load import Load
 from tests.chaos.loading import load as load_history
 from tests.chaos.nemesis import KINDS, Nemesis
@@ -47,6 +49,7 @@ class Plan:
     items: int = 0
     batches: int = 6
     only: tuple[str, ...] = ()
+    page: bool = False
     every: bool = True  # each kind must have struck: a short run has no time for that
 
 
@@ -59,6 +62,7 @@ class Campaign:
         self.chance = random.Random(plan.seed)
         self.load = Load(world, random.Random(plan.seed + 1))
         self.nemesis = Nemesis(world, self.load, self.chance)
+        self.page = LivePage(world, random.Random(plan.seed + 2)) if plan.page else None
         self.kinds: list[str] = []
         self.wrong: list[str] = []
 
@@ -67,15 +71,33 @@ class Campaign:
         await self.world.start()
         if not await wait_until(lambda: len(self.world.fleet) == self.world.terms.workers and self._all_ready(), 60):
             raise RuntimeError(f"the workers did not begin to ask for work within 60 s; see {self.world.folder}/worker-0.log")
-        await (self._kill() if self.plan.kills else self._mix())
+        async with self._looked_at():
+            await (self._kill() if self.plan.kills else self._mix())
         ended = time.monotonic()
         await self._drain()
+        if self.page is not None:
+            await self.page.finish(self.load.retried)
+            self.wrong += self.page.wrong
+            print(self.page.line(), flush=True)
         left = await self._left()
         self.wrong += await self.world.stop_workers(self.world.terms.shutdown_timeout + 10)
         left |= await self._left_after()
         await self._save(left, ended)
 
     # --- phases -------------------------------------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def _looked_at(self) -> AsyncIterator[None]:
+        """With --page, tabs of a browser look on."""
+        if self.page is None:
+            yield
+            return
+        await self.page.start()
+        looking = asyncio.create_task(self.page.look())
+        try:
+            yield
+        finally:
+            await self.page.settle(looking)
 
     async def _mix(self) -> None:
         until = time.monotonic() + self.plan.minutes * 60
@@ -209,6 +231,8 @@ async def run(plan: Plan, terms: Terms, folder: Path) -> Report:
     try:
         await campaign.run()
     finally:
+        if campaign.page is not None:
+            await campaign.page.close()
         await world.close()
     return await asyncio.to_thread(lambda: report(load_history(folder)))
 
@@ -228,6 +252,7 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--isolation", default="inline", choices=("inline", "thread", "process"))
     parser.add_argument("--lease-ttl", type=float, default=0.0, help="seconds (2; with --kills 15)")
     parser.add_argument("--mutant", default="", help=f"run the workers with {MUTANT} set to this")
+    parser.add_argument("--page", action="store_true", help="look on with a browser: no number goes back, nothing is missing at the end")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument(
         "--keep", type=Path, metavar="DIR", help="leave all files there; `python -m tests.chaos.checker DIR` checks them again"
@@ -241,7 +266,7 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it and print the report; 1 if anything is off."""
     chosen = options(arguments)
-    plan = Plan(chosen.seed, chosen.minutes, chosen.kills, chosen.workers, chosen.items, only=tuple(chosen.only))
+    plan = Plan(chosen.seed, chosen.minutes, chosen.kills, chosen.workers, chosen.items, only=tuple(chosen.only), page=chosen.page)
     drawn = random.Random(chosen.seed)
     batches, items = (1, 1) if chosen.kills else (drawn.choice((1, 2, 3)), drawn.choice((1, 1, 4)))
     terms = Terms(

@@ -189,7 +189,7 @@ class World:
             await migrate(connection)
             await audit.install(connection)
         for label in ("client", "reader"):
-            await self._open(label)
+            await self.open(label)
         self.tap.listen(self._notice)
         for slot in range(self.terms.workers):
             self._supervisors.append(asyncio.create_task(self._supervise(slot)))
@@ -308,7 +308,8 @@ class World:
 
     # --- workers ----------------------------------------------------------------------------------------------------------
 
-    async def _open(self, label: str) -> None:
+    async def open(self, label: str) -> None:
+        """Addresses of its own at the proxies, for whoever goes by this name."""
         addresses = [await self.redis_proxy.open(label), await self.postgres_proxy.open(label)]
         self._addresses[label] = [address for address in addresses if isinstance(address, tuple)]
 
@@ -333,7 +334,7 @@ class World:
 
     async def _spawn(self, slot: int) -> Spawned:
         label = f"w{slot}-{next(self._incarnations)}"
-        await self._open(label)
+        await self.open(label)
         redis_url, database_url = self.client_urls(label)
         own = {"REDIS_URL": redis_url, "DATABASE_URL": database_url, "STREAMWORKER_CONSUMER": label, LOG: str(self.processor_log)}
         with (self.folder / f"worker-{slot}.log").open("ab") as log:

@@ -326,6 +326,14 @@ class TestCancelAndRetry:
         assert await client.retry_failed(str(batch_id)) == 2
         assert (await client.status(batch_id)).status == "pending"
 
+    async def test_one_item_can_be_retried(self, client) -> None:
+        batch_id = await client.submit(["a", "b"])
+        await client.cancel(batch_id)
+        assert await client.retry_failed(batch_id, 1) == 1
+        assert [item.status async for item in client.items(batch_id)] == ["cancelled", "pending"]
+        with pytest.raises(ValueError, match="position: expected a whole number from 0, got -1"):
+            await client.retry_failed(batch_id, -1)
+
 
 class TestConnect:
     async def test_postgres_alone_is_enough(self, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

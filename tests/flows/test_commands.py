@@ -231,6 +231,14 @@ class TestCancelAndRetry:
         assert run("retry", batch) == Printed(0, f"batch {batch}: 3 items run again\n", "")
         assert run("status", batch, "--json").json["status"] == "pending"
 
+    def test_one_item_can_be_retried(self, run, batch: str, database_url: str) -> None:
+        finish(database_url, batch, failed=2)
+        assert run("retry", batch, "--position", "2") == Printed(0, f"batch {batch}: nothing to retry at position 2\n", "")
+        assert run("retry", batch, "--position", "1") == Printed(0, f"batch {batch}: 1 item runs again\n", "")
+        assert [line.split()[1] for line in run("status", batch, "--items").out.splitlines()] == ["failed", "pending", "completed"]
+        for position in ("-1", "x", "1.0", "2147483648", "٥"):
+            assert run("retry", batch, f"--position={position}").code == 2
+
     def test_nothing_to_retry(self, run, batch: str, database_url: str) -> None:
         finish(database_url, batch)
         assert run("retry", batch) == Printed(0, f"batch {batch}: nothing to retry\n", "")

@@ -74,7 +74,7 @@ def test_without_migrate_an_empty_database_is_refused(empty: Scene) -> None:
 
 
 async def test_what_is_missing_is_added(database_url: str) -> None:
-    functions = ("submit", "cancel", "retry")
+    functions = ("submit", "cancel", "retry(uuid)")
     undo = (f"DELETE FROM streamworker.migrations WHERE name = '{NAMES[1]}'", *(f"DROP FUNCTION streamworker.{name}" for name in functions))
     run_sql(database_url, *undo)
     with pytest.raises(SchemaError, match=f"the database lacks migration {NAMES[1]}: run `python -m streamworker migrate`"):

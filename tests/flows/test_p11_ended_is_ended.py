@@ -289,3 +289,84 @@ class TestRetry:
     def test_one_that_nobody_knows(self, shared: Scene) -> None:
         assert retry(shared, uuid4()) == 0
         assert shared.database.value("SELECT streamworker.retry(NULL)") == 0
+
+
+def retry_one(scene: Scene, batch_id: UUID, position: int | None) -> int:
+    reopened: int = scene.database.value("SELECT streamworker.retry($1, $2)", batch_id, position)
+    return reopened
+
+
+class TestRetryOfOne:
+    def test_it_alone_runs_again_with_fresh_attempts(self, shared: Scene) -> None:
+        batch_id = shared.job(["a", act("fail"), act("permanent")])
+        before = shared.wait_announced(batch_id)
+        assert retry_one(shared, batch_id, 1) == 1
+        row = shared.wait_end(batch_id)
+        assert counters(row) == (3, 3, 1, 2)
+        assert sorted(shared.starts(batch_id)) == [(0, 1), *[(1, 1)] * 2, *[(1, 2)] * 2, (2, 1)]
+        shared.wait(lambda: shared.events(batch_id)[-1].revision == row["revision"], 10, "the second end")
+        assert row["revision"] > before.revision
+
+    def test_of_a_cancelled_batch_the_others_stay_cancelled(self, shared: Scene) -> None:
+        held = Held(shared)
+        cancel(shared, held.id)
+        shared.wait_announced(held.id)
+        shared.open(held.gate)
+        assert retry_one(shared, held.id, 3) == 1
+        assert counters(shared.wait_end(held.id)) == (4, 2, 2, 0)
+        assert shared.statuses(held.id) == ["completed", "cancelled", "cancelled", "completed"]
+        assert retry(shared, held.id) == 2
+        shared.wait(lambda: shared.statuses(held.id) == ["completed"] * 4, 10, "the rest")
+        assert counters(shared.wait_end(held.id)) == (4, 4, 4, 0)
+
+    def test_the_counters_are_right_the_moment_it_is_open_again(self, shared: Scene) -> None:
+        batch_id = shared.job(["a", act("permanent"), act("permanent")])
+        shared.wait_announced(batch_id)
+        there = shared.background.run
+        connection = there(asyncpg.connect(shared.database_url, timeout=10))
+        there(connection.execute("BEGIN"))
+        assert there(connection.fetchval("SELECT streamworker.retry($1, 2)", batch_id)) == 1
+        row = there(connection.fetchrow("SELECT * FROM streamworker.batches WHERE id = $1", batch_id))
+        assert there(connection.fetchval("SELECT streamworker.retry($1, 1)", batch_id)) == 0, "it is open already"
+        assert (
+            there(connection.fetchval("SELECT status FROM streamworker.items WHERE batch_id = $1 AND position = 1", batch_id)) == "failed"
+        )
+        there(connection.execute("ROLLBACK"))
+        there(connection.close())
+        assert (row["status"], row["finished_at"], row["worker"], row["announced_at"]) == ("pending", None, None, None)
+        assert counters(row) == (3, 2, 1, 1)
+
+    def test_what_it_may_is_over_with_its_call(self, shared: Scene) -> None:
+        batch_id = shared.job(["a", act("permanent")])
+        shared.wait_announced(batch_id)
+        there = shared.background.run
+        connection = there(asyncpg.connect(shared.database_url, timeout=10))
+        there(connection.execute("BEGIN"))
+        assert there(connection.fetchval("SELECT streamworker.retry($1, 1)", batch_id)) == 1
+        with pytest.raises(asyncpg.IntegrityConstraintViolationError, match="is completed and changes no more"):
+            there(connection.execute("UPDATE streamworker.items SET result = '1' WHERE batch_id = $1 AND position = 0", batch_id))
+        there(connection.close())
+
+    def test_among_more_failures_than_are_allowed_it_would_not_even_start(self, shared: Scene) -> None:
+        batch_id = shared.job([act("permanent"), act("permanent"), act("permanent"), hold(f"{next(GATES)}")], max_failures=2)
+        shared.wait_start(batch_id, 3)
+        shared.database.rows("UPDATE streamworker.batches SET max_failures = 1 WHERE id = $1", batch_id)
+        cancel(shared, batch_id)
+        shared.wait_announced(batch_id)
+        before = rows(shared, batch_id)
+        assert retry_one(shared, batch_id, 0) == 0
+        assert rows(shared, batch_id) == before
+
+    def test_what_cannot_be_retried(self, shared: Scene) -> None:
+        batch_id = shared.job(["a", act("permanent")])
+        shared.wait_announced(batch_id)
+        shared.wait(lambda: shared.redis.xlen(STREAM) == 0, 10, "the acknowledgement")
+        before = rows(shared, batch_id)
+        assert [retry_one(shared, batch_id, position) for position in (0, 2, -1, None)] == [0, 0, 0, 0]
+        assert rows(shared, batch_id) == before
+        assert retry_one(shared, uuid4(), 0) == 0
+
+    def test_one_of_a_batch_that_runs(self, shared: Scene) -> None:
+        held = Held(shared, act("permanent"))
+        assert retry_one(shared, held.id, 0) == 0
+        assert counters(held.go_on()) == (4, 4, 3, 1)

@@ -64,7 +64,7 @@ def test_flags_win_over_the_environment_and_that_over_defaults() -> None:
 
 def test_the_table_of_options_and_the_fields_are_the_same_list() -> None:
     assert {option.name for option in OPTIONS} == set(Settings.__dataclass_fields__)
-    assert len({option.variable for option in OPTIONS}) == len({option.flag for option in OPTIONS}) == len(OPTIONS)
+    assert len({option.variable for option in OPTIONS}) == len({option.flag or option.name for option in OPTIONS}) == len(OPTIONS)
     for option in OPTIONS:
         assert option.help
 
@@ -160,6 +160,9 @@ def test_words_and_addresses_that_are_none(name: str, value: str) -> None:
         ("MIGRATE", "0", "migrate", False),
         ("HTTP_ADDRESS", "[::1]:9464", "http_address", ("::1", 9464)),
         ("GATEWAY_ADDRESS", "0.0.0.0:80", "gateway_address", ("0.0.0.0", 80)),
+        ("GATEWAY_HOSTS", "Jobs.example.com, [::1]:8080,jobs.example.com", "gateway_hosts", ("jobs.example.com", "[::1]:8080")),
+        ("GATEWAY_HOSTS", "", "gateway_hosts", ()),
+        ("GATEWAY_ORIGINS", "https://App.example.com, http://x:8080", "gateway_origins", ("https://app.example.com", "http://x:8080")),
         ("STREAM", "büro:{1}/x", "stream", "büro:{1}/x"),
         ("HOME", "/tmp/a b", "home", Path("/tmp/a b")),
         ("HOME", "~/x", "home", Path.home() / "x"),
@@ -184,6 +187,20 @@ def test_values_that_are_taken(name: str, value: str, field: str, expected: obje
         ("PROCESS_MEMORY", "1025GiB"),
         ("PROCESS_ITEMS", "0"),
         ("PROCESS_ITEMS", "many"),
+        ("GATEWAY_HOSTS", "a,,b"),
+        ("GATEWAY_HOSTS", "a:65536"),
+        ("GATEWAY_HOSTS", "*"),
+        ("GATEWAY_HOSTS", "::1"),
+        ("GATEWAY_HOSTS", "http://a"),
+        ("GATEWAY_HOSTS", "büro"),
+        ("GATEWAY_ORIGINS", "*"),
+        ("GATEWAY_ORIGINS", "null"),
+        ("GATEWAY_ORIGINS", "a.example.com"),
+        ("GATEWAY_ORIGINS", "https://a/"),
+        ("GATEWAY_ORIGINS", "https://a:443"),
+        ("GATEWAY_ORIGINS", "http://a:80"),
+        ("GATEWAY_ORIGINS", "ftp://a"),
+        ("GATEWAY_ORIGINS", "https://a,"),
         ("PROCESSOR", "a,,b"),
         ("PROCESSOR", "a b"),
         ("HOME", "~nobody-has-this-name/x"),
@@ -357,6 +374,24 @@ def test_any_other_address_needs_one_but_only_where_the_gateway_starts(address: 
     with pytest.raises(ConfigurationError, match=f"{P}GATEWAY_TOKEN: not set"):
         s.require_gateway_token()
     load(**{P + "GATEWAY_ADDRESS": address, P + "GATEWAY_TOKEN": "t"}).require_gateway_token()
+
+
+def test_a_name_that_others_can_call_needs_one_too() -> None:
+    load(**{P + "GATEWAY_HOSTS": "localhost,127.0.0.1:9,[::1]"}).require_gateway_token()
+    with pytest.raises(ConfigurationError, match=f"{P}GATEWAY_TOKEN: not set although {P}GATEWAY_HOSTS names jobs.example.com:80"):
+        load(**{P + "GATEWAY_HOSTS": "localhost,jobs.example.com:80"}).require_gateway_token()
+    load(**{P + "GATEWAY_HOSTS": "jobs.example.com", P + "GATEWAY_TOKEN": "t"}).require_gateway_token()
+
+
+def test_the_read_only_token_is_another_and_as_secret() -> None:
+    tokens = {P + "GATEWAY_TOKEN": "the-operators", P + "GATEWAY_READ_TOKEN": CANARY}
+    s = load(**tokens)
+    assert (s.gateway_read_token, s.secrets) == (CANARY, ("the-operators", CANARY))
+    assert CANARY not in repr(s)
+    assert "not set" in refused({P + "GATEWAY_READ_TOKEN": CANARY})
+    same = refused({P + "GATEWAY_READ_TOKEN": CANARY, P + "GATEWAY_TOKEN": CANARY})
+    assert same.startswith(f"{P}GATEWAY_TOKEN: the same")
+    assert CANARY not in same + refused({P + "GATEWAY_READ_TOKEN": CANARY + " "})
 
 
 @given(st.text(max_size=20))

@@ -1,7 +1,17 @@
 """One file a letter."""
 
 from tests.bench.figures import Section, Sizes
-from tests.bench.sections import more_workers, network_delay, one_batch, pick_up, scale, slow_items, small_batches, submit_rate
+from tests.bench.sections import (
+    live_clients,
+    more_workers,
+    network_delay,
+    one_batch,
+    pick_up,
+    scale,
+    slow_items,
+    small_batches,
+    submit_rate,
+)
 
 
 def sections(sizes: Sizes) -> tuple[Section, ...]:
@@ -15,4 +25,5 @@ def sections(sizes: Sizes) -> tuple[Section, ...]:
         network_delay.SECTION,
         more_workers.section(sizes.workers),
         slow_items.SECTION,
+        live_clients.SECTION,
     )

@@ -1,0 +1,65 @@
+"""What an operator may do to a batch: cancel it, run its failures again."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from streamworker.gateway import parameters
+from streamworker.gateway.access import note
+from streamworker.gateway.answers import reply
+from streamworker.gateway.bodies import Nothing, Retry, read_object
+from streamworker.gateway.endpoints import route, services_of
+from streamworker.gateway.rights import require
+from streamworker.messages import TERMINAL
+from streamworker.store import catalog
+from streamworker.store.pool import Pool
+
+
+async def cancel_batch(request: Request) -> Response:
+    """No further item starts, the one in flight is interrupted."""
+    batch_id = await _target(request)
+    await read_object(request, Nothing)
+    services = await services_of(request)
+    cancelled = await catalog.cancel(services.pool, batch_id)
+    if cancelled:
+        services.hub.look_again(str(batch_id))
+        note(request, "batch cancelled", batch_id=str(batch_id))
+    return reply({"cancelled": cancelled})
+
+
+async def retry_batch(request: Request) -> Response:
+    """Failed and cancelled items of an ended batch run again, all or one."""
+    batch_id = await _target(request)
+    wanted = await read_object(request, Retry)
+    services = await services_of(request)
+    retried = await catalog.retry(services.pool, batch_id, wanted.position)
+    if retried:
+        services.hub.look_again(str(batch_id))
+        note(request, "items put back to pending", batch_id=str(batch_id), items=retried)
+        return reply({"retried": retried})
+    return reply({"retried": 0, "reason": await _why_not(services.pool, batch_id, wanted.position)})
+
+
+async def _why_not(pool: Pool, batch_id: UUID, position: int | None) -> str:
+    batch = await catalog.read_batch(pool, batch_id)
+    if batch.status not in TERMINAL:
+        return f"batch {batch_id} is {batch.status}: what failed can be retried once it has ended"
+    if position is not None and batch.max_failures is not None and batch.failed > batch.max_failures + 1:
+        return f"{batch.failed} items failed, more than max_failures allows ({batch.max_failures}): retry all of them"
+    return f"there is nothing to retry{'' if position is None else f' at position {position}'}: nothing failed or was cancelled"
+
+
+async def _target(request: Request) -> UUID:
+    parameters.query_parameters(request, ())
+    batch_id = parameters.batch_id(request.path_params["id"])
+    await require(request, batch_id)
+    return batch_id
+
+
+ROUTES = (
+    route("/api/batches/{id}/cancel", cancel_batch, "POST"),
+    route("/api/batches/{id}/retry", retry_batch, "POST"),
+)

@@ -1,0 +1,238 @@
+"""One batch that somebody watches: what is known of it, and who is told."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+import msgspec
+
+from streamworker.broker.revisions import Revisions, Verdict
+from streamworker.gateway.connection import Connection
+from streamworker.gateway.frames import End, Event, Frame, Snapshot, frame
+from streamworker.gateway.resume import START, History, Position, Record, Since, Token, chain
+from streamworker.messages import TERMINAL, ItemEvent, ProgressEvent, decode_event
+
+MOST_RECALLED = 500  # events that are read again for the first who watches a batch
+MOST_IN_FLIGHT = 100
+MOST_WAITING = 1_000
+FRESH = 0.25  # seconds in which what Postgres has said need not be asked again
+KEPT_SNAPSHOT = 5.0  # seconds
+
+
+class Feed:
+    """The newest state of a batch, the events since Postgres was asked, and the clients that watch it.
+
+    All of it happens between two awaits, so no client can miss what comes between its snapshot and its first event.
+    """
+
+    def __init__(self, batch_id: str, history: History) -> None:
+        self.batch_id = batch_id
+        self.history = history
+        self.state: ProgressEvent | None = None
+        self.watchers: dict[Connection, int] = {}  # and at least which revision each has been told
+        self.interest = 0  # clients that are about to watch
+        self.behind = -1  # what Postgres said when it was asked last beside the stream
+        self.mending = False
+        self.heard = self.read_at = time.monotonic()
+        self._seen = Revisions()
+        self._in_flight: dict[int, ItemEvent] = {}
+        self._waiting: deque[tuple[Record, ProgressEvent]] = deque(maxlen=MOST_WAITING)
+        self._gap: Record | None = None
+        self._highest_told = -1
+        self._opened: tuple[Position, int] = (START, -1)
+        self._mended_at: Position | None = None
+        self._ahead: tuple[Position, int] | None = None  # where somebody was shown a state that the stream had not told yet
+        self._kept: tuple[bool, float, Frame] | None = None
+
+    @property
+    def revision(self) -> int:
+        """The newest revision known; -1 before the first."""
+        return self._seen.last
+
+    @property
+    def ended(self) -> bool:
+        """Whether the batch has a terminal status."""
+        return self.state is not None and self.state.status in TERMINAL
+
+    def is_fresh(self, now: float) -> bool:
+        """Whether Postgres was asked a moment ago."""
+        return self.state is not None and now - self.read_at < FRESH
+
+    # --- what comes in ----------------------------------------------------------------------------------------------------------
+
+    def hear(self, record: Record, event: ProgressEvent) -> bool:
+        """Take an event from the stream and tell it; False when events before it are missing and Postgres must be asked."""
+        self.heard = time.monotonic()
+        if self.state is None or self.mending:
+            self._waiting.append((record, event))
+            return True
+        verdict = self._seen.judge(event)
+        if verdict is Verdict.GAP:
+            if record is self._gap:  # Postgres was asked, and knows nothing of it: what it says counts
+                return True
+            self._gap = record
+            self._waiting.append((record, event))
+            self.mending = True
+            return False
+        if verdict is Verdict.NEW:
+            self._accept(event)
+            self._tell(record, event)
+        return True
+
+    def open(self, snapshot: ProgressEvent) -> bool:
+        """Begin with what Postgres says; False when even so events are missing."""
+        self._opened = (self.history.newest, snapshot.revision)
+        self._take(snapshot)
+        self._recall(snapshot)
+        return self._hear_waiting()
+
+    def mend(self, snapshot: ProgressEvent) -> bool:
+        """Go on from what Postgres says, since events are missing; False when more are missing again."""
+        self.mending = False
+        if snapshot.revision > self.revision:
+            self._mended_at = self.history.newest
+            self._take(snapshot)
+            for connection, told in list(self.watchers.items()):
+                if told < snapshot.revision:
+                    self.show(connection, reset=True)
+        self.read_at = time.monotonic()
+        return self._hear_waiting()
+
+    def _take(self, snapshot: ProgressEvent) -> None:
+        self.read_at = self.heard = time.monotonic()
+        self._in_flight.clear()
+        self._accept(snapshot)
+
+    def _recall(self, snapshot: ProgressEvent) -> None:
+        """What was told of the items in flight while nobody watched."""
+        if snapshot.status != "processing":
+            return
+        for record in self.history.last_of(self.batch_id, MOST_RECALLED):
+            event = decode_event(record.raw)
+            if event.epoch == snapshot.epoch:
+                self._follow(event)
+
+    def _hear_waiting(self) -> bool:
+        while self._waiting:
+            if not self.hear(*self._waiting.popleft()):
+                self._waiting.rotate(1)  # it was put at the end, and is the first still
+                return False
+        return True
+
+    def _accept(self, event: ProgressEvent) -> None:
+        if self.state is not None and (event.epoch != self.state.epoch or event.status in TERMINAL):
+            self._in_flight.clear()
+        self._seen.accept(event)
+        self.state = event
+        self._kept = None
+        self._follow(event)
+
+    def _follow(self, event: ProgressEvent) -> None:
+        for item in event.items:
+            if item.status != "processing":
+                self._in_flight.pop(item.position, None)
+            elif item.position in self._in_flight or len(self._in_flight) < MOST_IN_FLIGHT:
+                self._in_flight[item.position] = item
+
+    # --- who is told ------------------------------------------------------------------------------------------------------------
+
+    def join(self, connection: Connection, snapshot: ProgressEvent | None, since: Since | None, *, bare: bool) -> list[Record] | None:
+        """Tell a client all that comes from now on, and a snapshot; or return the events that it has missed instead, where that is proven.
+
+        `snapshot` was just read, if it was; `bare`: other batches are to be told beside this one.
+        """
+        assert self.state is not None
+        self.watchers.setdefault(connection, -1)
+        newest = max(self.revision, -1 if snapshot is None else snapshot.revision)
+        known = since.revision if since is not None else None
+        if known == newest and not self.ended:
+            self._note(connection, newest)
+            return None
+        missed = None if since is None or since.token is None or newest > self.revision else self.missed(since.token)
+        if missed is None:
+            self.show(connection, reset=since is not None and (known is None or known > newest), newer=snapshot, bare=bare)
+            return None
+        self._note(connection, self.revision)
+        return missed
+
+    def leave(self, connection: Connection) -> None:
+        """Tell this client no more."""
+        self.watchers.pop(connection, None)
+
+    def missed(self, token: Token) -> list[Record] | None:
+        """The events after a token, if it can be proven that they are all; None where only a snapshot will do."""
+        if not self.history.covers(token) or (self._mended_at is not None and token.position <= self._mended_at):
+            return None
+        known = self.history.known_at(self.batch_id, token.position)
+        known = -1 if known is None else known
+        if self._opened[0] <= token.position:
+            known = max(known, self._opened[1])
+        if known < 0 or (self._ahead is not None and self._ahead[0] <= token.position and known < self._ahead[1]):
+            return None
+        found = chain(self.history.after(self.batch_id, token.position), known)
+        last = max([known, *(record.highest for record in found or ())])
+        return found if last == self.revision else None
+
+    # --- what goes out ----------------------------------------------------------------------------------------------------------
+
+    def _tell(self, record: Record, event: ProgressEvent) -> None:
+        if not self.watchers:
+            return
+        told = self.event_frame(record, event)
+        over = event.status in TERMINAL
+        if event.revision > self._highest_told:
+            listeners = list(self.watchers)
+        else:
+            # Some were told a later state when they came: to them only more about the items of that very state is news.
+            least = event.revision if event.items and not over else event.revision - 1
+            listeners = [connection for connection, known in self.watchers.items() if known <= least]
+        for connection in listeners:
+            connection.offer(told)
+        if over:
+            end = self.end_frame(event)
+            for connection in listeners:
+                connection.offer(end)
+                self._note(connection, event.revision)
+
+    def show(self, connection: Connection, *, reset: bool, newer: ProgressEvent | None = None, bare: bool = False) -> None:
+        """Tell one client the whole state: what is known here, or what Postgres says where that is newer."""
+        assert self.state is not None
+        if newer is not None and newer.revision > self.revision:
+            event, shown = newer, self._snapshot(reset, newer)
+            self._ahead = (self.history.newest, newer.revision)
+        else:
+            event, shown = self.state, self._snapshot_frame(reset)
+        connection.offer(shown.bare if bare else shown)
+        if event.status in TERMINAL:
+            connection.offer(self.end_frame(event))
+        self._note(connection, event.revision)
+
+    def _note(self, connection: Connection, revision: int) -> None:
+        if connection in self.watchers:
+            self.watchers[connection] = revision
+            self._highest_told = max(self._highest_told, revision)
+
+    def event_frame(self, record: Record, event: ProgressEvent | None = None) -> Frame:
+        """The frame of an event, made once."""
+        if record.frame is None:
+            record.frame = frame(
+                Event(batch_id=self.batch_id, id=self.history.token_at(record.position), event=event or decode_event(record.raw))
+            )
+        return record.frame
+
+    def end_frame(self, event: ProgressEvent) -> Frame:
+        """The frame that tells the end."""
+        token = Token(self.history.tag, self.history.newest, event.revision)
+        return frame(End(self.batch_id, event.status), str(token))
+
+    def _snapshot_frame(self, reset: bool) -> Frame:
+        assert self.state is not None
+        now = time.monotonic()
+        if self._kept is None or self._kept[0] is not reset or now - self._kept[1] > KEPT_SNAPSHOT:
+            event = msgspec.structs.replace(self.state, items=list(self._in_flight.values()))
+            self._kept = (reset, now, self._snapshot(reset, event))
+        return self._kept[2]
+
+    def _snapshot(self, reset: bool, event: ProgressEvent) -> Frame:
+        return frame(Snapshot(batch_id=self.batch_id, id=self.history.token, reset=reset, event=event), often_bare=True)

@@ -1,0 +1,210 @@
+"""All batches at once: the newest state of each, told a few times a second, without the items."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+import msgspec
+
+from streamworker.gateway.connection import Connection
+from streamworker.gateway.frames import ALL, Event, Frame, Live, Snapshot, frame
+from streamworker.gateway.resume import History, Position, Record, Since, before
+from streamworker.messages import TERMINAL, ProgressEvent, decode_event
+from streamworker.store import progress
+from streamworker.store.pool import Pool
+
+log = logging.getLogger("streamworker.gateway")
+
+NEWEST, MOST_OPEN, MOST_KNOWN = 100, 1_000, 2_200
+PAUSE = 0.2  # seconds between two frames of one batch
+KEPT = 60.0  # seconds that it goes on after the last client has left
+
+
+class _Known:
+    """The newest state of one batch, and when it was told."""
+
+    __slots__ = ("event", "frame", "silent_since", "told_at")
+
+    def __init__(self, event: ProgressEvent, silent_since: Position | None = None) -> None:
+        self.event = event
+        self.silent_since = silent_since  # where the stream was when Postgres told what it had not
+        self.told_at = 0.0
+        self.frame: Frame | None = None
+
+
+class Overview:
+    """What those see who watch all batches. Counters are cumulative, so the newest state of a batch is all that matters.
+
+    The id of a frame stands for all that was told before it, also where another batch has changed earlier and waits for its turn.
+    """
+
+    def __init__(self, history: History, pool: Pool) -> None:
+        self.history = history
+        self._pool = pool
+        self.watchers: set[Connection] = set()
+        self.interest = 0  # clients that are about to watch
+        self.read_at = 0.0
+        self._left_at = 0.0
+        self._known: dict[str, _Known] = {}
+        self._due: dict[str, Position] = {}  # batches that have changed, and since where; the first is the oldest
+        self._asking: set[asyncio.Future[None]] = set()
+
+    @property
+    def active(self) -> bool:
+        """Whether anybody wants to know, or did a moment ago and may come back."""
+        return bool(self.watchers or self.interest) or time.monotonic() - self._left_at < KEPT
+
+    def hear(self, record: Record, event: ProgressEvent) -> None:
+        """Take an event from the stream: tell it now, or with the next ones of its batch."""
+        known = self._known.get(event.batch_id)
+        if known is not None and not _is_news(event, known.event):
+            return
+        known = self._note(event)
+        if event.status in TERMINAL or time.monotonic() - known.told_at >= PAUSE:
+            self._tell(event.batch_id, known)
+        else:
+            self._due.setdefault(event.batch_id, record.position)
+
+    async def read(self) -> None:
+        """Ask Postgres; tell what the stream has not told."""
+        read = await progress.read_overview(self._pool, NEWEST, MOST_OPEN)
+        listed = {event.batch_id for event in read}
+        hidden = {id: one.event.revision for id, one in self._known.items() if id not in listed and one.event.status not in TERMINAL}
+        moved = await progress.read_moved(self._pool, hidden) if hidden else {}
+        for batch_id, event in moved.items():
+            if event is None:
+                self.drop(batch_id)
+            else:
+                read.append(event)
+        self._compare(read)
+
+    def _compare(self, read: list[ProgressEvent]) -> None:
+        self.read_at = time.monotonic()
+        newest = self.history.newest
+        for event in reversed(read):
+            known = self._known.get(event.batch_id)
+            if known is None or event.revision > known.event.revision:
+                in_stream = self.history.known_at(event.batch_id, newest) == event.revision
+                self._tell(event.batch_id, self._note(event, None if in_stream else newest))
+
+    def forget(self) -> None:
+        """Nobody wants to know any more."""
+        self._known.clear()
+        self._due.clear()
+        self.read_at = 0.0
+
+    def drop(self, batch_id: str) -> None:
+        """The batch is no more."""
+        self._known.pop(batch_id, None)
+        self._due.pop(batch_id, None)
+
+    def tell_due(self) -> float | None:
+        """Tell what has waited long enough; returns when to come again (seconds), None when nothing waits."""
+        now, wait = time.monotonic(), None
+        for batch_id in list(self._due):
+            known = self._known[batch_id]
+            left = known.told_at + PAUSE - now
+            if left <= 0:
+                self._tell(batch_id, known)
+            elif wait is None or left < wait:
+                wait = left
+        return wait
+
+    def join(self, connection: Connection, since: Since | None) -> None:
+        """Tell a client all there is, or what has changed since its token; and all that comes from now on."""
+        for batch_id in list(self._due):  # or it would be told of these once more
+            self._tell(batch_id, self._known[batch_id])
+        self.watchers.add(connection)
+        token = None if since is None else since.token
+        if token is not None and self.history.covers(token):
+            self._replay(connection, token.position)
+        else:
+            for batch_id, known in self._known.items():
+                event = msgspec.structs.replace(known.event, items=[])
+                self._offer(connection, batch_id, frame(Snapshot(batch_id=batch_id, reset=since is not None, event=event)))
+        connection.offer_state(ALL, frame(Live(self.history.token, ALL)))
+
+    def leave(self, connection: Connection) -> None:
+        """Tell this client no more of what it did not ask for by id."""
+        connection.everything = False
+        if connection in self.watchers:
+            self.watchers.remove(connection)
+            self._left_at = time.monotonic()
+
+    def _replay(self, connection: Connection, position: Position) -> None:
+        for batch_id in self.history.changed_after(position):
+            known = self._known.get(batch_id)
+            if known is None:
+                known = _Known(decode_event(self.history.last_of(batch_id, 1)[0].raw))
+            self._offer(connection, batch_id, self._frame(batch_id, known).bare)
+        for batch_id, known in self._known.items():
+            if known.silent_since is not None and known.silent_since >= position:
+                self._offer(connection, batch_id, self._frame(batch_id, known).bare)
+
+    def _note(self, event: ProgressEvent, silent_since: Position | None = None) -> _Known:
+        before = self._known.pop(event.batch_id, None)  # and to the end: the first is the one that was quiet longest
+        known = self._known[event.batch_id] = _Known(event, silent_since)
+        known.told_at = 0.0 if before is None else before.told_at
+        if len(self._known) > MOST_KNOWN:
+            self.drop(next((id for id, one in self._known.items() if one.event.status in TERMINAL), next(iter(self._known))))
+        return known
+
+    def _tell(self, batch_id: str, known: _Known) -> None:
+        self._due.pop(batch_id, None)
+        known.told_at = time.monotonic()
+        if self.watchers:
+            told = self._frame(batch_id, known)
+            for connection in self.watchers:
+                self._offer(connection, batch_id, told)
+
+    def _frame(self, batch_id: str, known: _Known) -> Frame:
+        if known.frame is None:
+            event = msgspec.structs.replace(known.event, items=[])
+            oldest = next(iter(self._due.values()), None)
+            id = self.history.token if oldest is None else self.history.token_at(before(oldest))
+            told: Event | Snapshot
+            if known.silent_since is None:
+                told = Event(batch_id=batch_id, id=id, event=event)
+            else:
+                told = Snapshot(batch_id=batch_id, id=id, reset=False, event=event)
+            known.frame = frame(told, often_bare=True)
+        return known.frame
+
+    def _offer(self, connection: Connection, batch_id: str, told: Frame) -> None:
+        if batch_id in connection.wanted:
+            return
+        if connection.ask is None or connection.visible.get(batch_id):
+            connection.offer_state(batch_id, told)
+        elif batch_id not in connection.visible:
+            connection.visible[batch_id] = False
+            asking = asyncio.ensure_future(self._ask(connection, batch_id))
+            self._asking.add(asking)
+            asking.add_done_callback(self._asking.discard)
+
+    async def ask_about_all(self, connection: Connection) -> None:
+        """Find out which of the present batches this client may see, so that it is told of them first."""
+        if connection.ask is not None:
+            for batch_id in [id for id in self._known if id not in connection.visible]:
+                connection.visible[batch_id] = await _answer(connection, batch_id)
+
+    async def _ask(self, connection: Connection, batch_id: str) -> None:
+        connection.visible[batch_id] = await _answer(connection, batch_id)
+        known = self._known.get(batch_id)
+        if known is not None and connection in self.watchers and connection.visible[batch_id]:
+            connection.offer_state(batch_id, self._frame(batch_id, known).bare)
+
+
+async def _answer(connection: Connection, batch_id: str) -> bool:
+    assert connection.ask is not None
+    try:
+        return await connection.ask(batch_id)
+    except Exception:
+        log.exception("batch %s: whether a client may see it could not be answered", batch_id)
+        return False
+
+
+def _is_news(event: ProgressEvent, known: ProgressEvent) -> bool:
+    """Without its items an event of a known revision tells nothing, unless the status is another one."""
+    return event.revision > known.revision or (event.revision == known.revision and event.status != known.status)

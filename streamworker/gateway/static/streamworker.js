@@ -1,0 +1,182 @@
+// Live progress of batches over one WebSocket (streamworker.v1). No dependencies, free to copy (Apache-2.0).
+//   const client = connect();                    // or a gateway's /ws, and { token }
+//   client.onstate = (state) => {};              // { connected, redis, postgres, role, closed: an Error }
+//   for await (const frame of client.watch(id))  // "*": all batches
+//     if (frame.event) show(frame.event);        // a snapshot, then events; ends after the batch has
+// It comes back by itself and goes on where it was; frames older than the last of their batch are dropped.
+
+const SILENCE = 40_000; // ms without a word or a heartbeat: the connection is dead
+const LONGEST = 30_000; // ms between two attempts
+const MOST = 10_000; // frames that wait for a slow reader; then only the newest of each batch
+
+export const connect = (url = new URL("../ws", import.meta.url), options = {}) => new Client(url, options);
+
+export class Client {
+  state = { connected: false, redis: null, postgres: null, role: null, closed: null };
+  onstate = () => {};
+  #url;
+  #protocols;
+  #socket;
+  #attempts = 0;
+  #again;
+  #silence;
+  #watches = new Map(); // by id: readers, revisions seen, the token of what was told
+
+  constructor(url, { token } = {}) {
+    this.#url = String(url).replace(/^http/, "ws");
+    this.#protocols = ["streamworker.v1"];
+    if (token) this.#protocols.push(`bearer.${btoa(token).replace(/[+/=]/g, (sign) => ({ "+": "-", "/": "_" })[sign] ?? "")}`);
+    globalThis.addEventListener?.("online", this.reconnect);
+    this.#open();
+  }
+
+  /** The frames of a batch, of all with "*". Leaving the loop ends it. */
+  watch(id) {
+    const reader = new Reader(() => this.#leave(id, reader));
+    const watch = this.#watches.get(id) ?? { readers: new Set(), seen: new Map() };
+    this.#watches.set(id, watch);
+    watch.readers.add(reader);
+    watch.token = undefined; // the new one has seen nothing
+    if (this.state.closed) reader.end(this.state.closed);
+    else this.#subscribe(id, watch);
+    return reader;
+  }
+
+  /** End everything. */
+  close() {
+    this.#socket?.close();
+    this.#end();
+  }
+
+  reconnect = () => {
+    if (this.#again) {
+      clearTimeout(this.#again);
+      this.#open();
+    }
+  };
+
+  #open() {
+    this.#again = null;
+    const socket = (this.#socket = new WebSocket(this.#url, this.#protocols));
+    this.#listen(socket);
+    socket.onopen = () => this.#watches.forEach((watch, id) => this.#subscribe(id, watch));
+    socket.onmessage = ({ data }) => {
+      if (socket !== this.#socket) return;
+      this.#listen(socket);
+      this.#take(JSON.parse(data));
+    };
+    socket.onerror = socket.onclose = ({ code, reason }) => this.#lost(socket, code, reason);
+  }
+
+  #listen(socket) {
+    clearTimeout(this.#silence);
+    this.#silence = setTimeout(() => {
+      this.#lost(socket);
+      socket.close();
+    }, SILENCE);
+  }
+
+  #lost(socket, code, reason) {
+    if (socket !== this.#socket) return;
+    this.#socket = null;
+    if (code >= 4400 && code < 4500) return this.#end(Object.assign(new Error(reason || `refused: ${code}`), { code }));
+    clearTimeout(this.#silence);
+    this.#tell({ connected: false });
+    this.#again = setTimeout(() => this.#open(), Math.random() * Math.min(LONGEST, 500 * 2 ** this.#attempts++));
+  }
+
+  #end(error) {
+    clearTimeout(this.#again);
+    clearTimeout(this.#silence);
+    this.#again = this.#socket = null;
+    globalThis.removeEventListener?.("online", this.reconnect);
+    this.#tell({ connected: false, closed: error ?? new Error("closed") });
+    for (const { readers } of [...this.#watches.values()]) [...readers].forEach((reader) => reader.end(error));
+  }
+
+  #tell(change) {
+    this.onstate((this.state = { ...this.state, ...change }));
+  }
+
+  #send(message) {
+    if (this.#socket?.readyState === 1) this.#socket.send(JSON.stringify(message));
+  }
+
+  #subscribe(id, { token }) {
+    this.#send({ type: "subscribe", batch_id: id, since: token });
+  }
+
+  #leave(id, reader) {
+    const watch = this.#watches.get(id);
+    if (!watch?.readers.delete(reader) || watch.readers.size) return;
+    this.#watches.delete(id);
+    this.#send({ type: "unsubscribe", batch_id: id });
+  }
+
+  #take(frame) {
+    if (frame.type === "hello") {
+      this.#attempts = 0;
+      this.#tell({ connected: true, redis: frame.redis, postgres: true, role: frame.role });
+    } else if (frame.type === "state") {
+      this.#tell({ redis: frame.redis, postgres: frame.postgres });
+    }
+    // What is watched by its id is not told again among all.
+    const own = this.#watches.get(frame.batch_id);
+    const all = this.#watches.get("*");
+    if (own && frame.id) own.token = frame.id;
+    else if (all && frame.id && frame.batch_id) all.token = frame.id;
+    for (const watch of new Set([own, all])) if (watch && frame.batch_id) this.#pass(watch, frame, watch !== all);
+  }
+
+  #pass({ seen, readers }, frame, ends) {
+    if (frame.event) {
+      if (seen.get(frame.batch_id) > frame.event.revision) return;
+      seen.set(frame.batch_id, frame.event.revision);
+    }
+    for (const reader of [...readers]) {
+      reader.push(frame);
+      if (ends && /^(end|error)$/.test(frame.type)) reader.end();
+    }
+  }
+}
+
+class Reader {
+  #frames = [];
+  #wake;
+  #end;
+  #leave;
+
+  constructor(leave) {
+    this.#leave = leave;
+  }
+
+  push(frame) {
+    if (this.#frames.length >= MOST) this.#frames = [...new Map(this.#frames.map((one) => [one.batch_id, one])).values()];
+    this.#frames.push(frame);
+    this.#wake?.();
+  }
+
+  end(error) {
+    this.#end ??= { error };
+    this.#leave();
+    this.#wake?.();
+  }
+
+  async next() {
+    while (!this.#frames.length) {
+      if (this.#end?.error) throw this.#end.error;
+      if (this.#end) return { done: true };
+      await new Promise((wake) => (this.#wake = wake));
+    }
+    return { done: false, value: this.#frames.shift() };
+  }
+
+  async return() {
+    this.end();
+    return { done: true };
+  }
+
+  [Symbol.asyncIterator]() {
+    return this;
+  }
+}

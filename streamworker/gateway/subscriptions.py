@@ -1,0 +1,143 @@
+"""What becomes of a wish to watch: the batches are opened, then the client is told, all between two awaits."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
+
+from streamworker.errors import BatchNotFound
+from streamworker.gateway.connection import Connection
+from streamworker.gateway.feed import FRESH, Feed
+from streamworker.gateway.feeds import QUIET, Feeds
+from streamworker.gateway.frames import ALL, Complaint, Live, frame
+from streamworker.gateway.overview import Overview
+from streamworker.gateway.resume import History, Record, Since
+from streamworker.messages import ProgressEvent
+from streamworker.store.pool import OUTAGE_ERRORS
+
+log = logging.getLogger("streamworker.gateway")
+
+
+class Subscriptions:
+    """Brings clients to the feeds and to the list of all.
+
+    `note_postgres` hears whether Postgres answers; `renew` subscribes a client once more.
+    """
+
+    def __init__(
+        self,
+        history: History,
+        feeds: Feeds,
+        overview: Overview,
+        note_postgres: Callable[[bool, BaseException | None], None],
+        renew: Callable[[Connection, Sequence[str], Since], object],
+    ) -> None:
+        self._renew = renew
+        self._history = history
+        self._feeds = feeds
+        self._overview = overview
+        self._note_postgres = note_postgres
+
+    async def ended(self, batch_id: str, revision: int) -> bool:
+        """Whether the batch has ended, with this revision. BatchNotFound."""
+        feed = self._feeds.take(batch_id)
+        try:
+            snapshot = await self._feeds.open(feed)
+            known = max(feed.revision, -1 if snapshot is None else snapshot.revision)
+            return feed.ended and feed.revision == known == revision
+        finally:
+            feed.interest -= 1
+
+    async def exists(self, batch_id: str) -> bool:
+        """Whether there is such a batch; waits while Postgres is away."""
+        feed = self._feeds.take(batch_id)
+        try:
+            await self._feeds.open(feed)
+        except BatchNotFound:
+            return False
+        finally:
+            feed.interest -= 1
+        return True
+
+    async def open(self, connection: Connection, ids: Sequence[str], since: Since | None) -> None:
+        """Tell this client of these batches: what there is or what it has missed, `live`, and what comes."""
+        feeds = [self._feeds.take(id) for id in ids if id != ALL]
+        try:
+            opening = [self._feeds.open(feed) for feed in feeds]
+            found = await asyncio.gather(*opening, return_exceptions=True) if len(opening) > 1 else [await _caught(one) for one in opening]
+            if ALL in ids:
+                await self._open_overview(connection)
+            # From here on nothing is awaited: what a client is told first and what it is told next belong together.
+            if not connection.gone:
+                self._join(connection, dict(zip(feeds, found, strict=True)), since, bare=len(ids) > 1)
+                if ALL in ids and connection.everything:
+                    # A token of several kinds of frames says nothing of the list of all, which is told beside the rest.
+                    self._overview.join(connection, since if len(ids) == 1 or since is None else Since())
+        finally:
+            for feed in feeds:
+                feed.interest -= 1
+
+    def _join(
+        self, connection: Connection, found: Mapping[Feed, ProgressEvent | BaseException | None], since: Since | None, *, bare: bool
+    ) -> None:
+        missed: list[tuple[Feed, Record]] = []
+        resumed: list[Feed] = []
+        for feed, snapshot in found.items():
+            if isinstance(snapshot, BaseException):
+                self._complain(connection, feed.batch_id, snapshot)
+            elif feed.batch_id in connection.wanted:
+                records = feed.join(connection, snapshot, since, bare=bare)
+                if records is not None:
+                    resumed.append(feed)
+                    missed += [(feed, record) for record in records]
+        for feed, record in sorted(missed, key=lambda one: one[1].position):  # of several batches, in the order in which it happened
+            connection.offer(feed.event_frame(record))
+        for feed in resumed:
+            if feed.ended and feed.state is not None:
+                connection.offer(feed.end_frame(feed.state))
+        if any(not isinstance(snapshot, BaseException) for snapshot in found.values()):
+            token = self._history.token
+            connection.offer(frame(Live(token) if bare else Live(token, next(iter(found)).batch_id)))
+
+    def _complain(self, connection: Connection, batch_id: str, error: BaseException) -> None:
+        connection.wanted.discard(batch_id)
+        if isinstance(error, BatchNotFound):
+            connection.offer(frame(Complaint(4404, str(error), batch_id)))
+        elif not isinstance(error, asyncio.CancelledError):
+            log.error("batch %s cannot be told", batch_id, exc_info=error)
+            connection.close(4500, "an error of the gateway")
+
+    async def _open_overview(self, connection: Connection) -> None:
+        self._overview.interest += 1
+        try:
+            while time.monotonic() - self._overview.read_at > FRESH:
+                try:
+                    await self._overview.read()
+                except OUTAGE_ERRORS as error:
+                    self._note_postgres(False, error)
+                    await asyncio.sleep(QUIET)
+            await self._overview.ask_about_all(connection)
+        finally:
+            self._overview.interest -= 1
+
+    def resync(self, connection: Connection, ids: set[str]) -> None:
+        """Frames of these batches were dropped: show the state of each instead."""
+        for batch_id in ids:
+            feed = self._feeds.find(batch_id)
+            if feed is None or feed.state is None or connection not in feed.watchers:
+                continue
+            if feed.watchers[connection] > feed.revision:  # it knows more than the stream has told: ask again rather than go back
+                self._renew(connection, [batch_id], Since())
+            else:
+                feed.show(connection, reset=True, bare=True)
+        connection.offer(frame(Live(self._history.token)))
+
+
+async def _caught(work: Coroutine[Any, Any, ProgressEvent | None]) -> ProgressEvent | BaseException | None:
+    try:
+        return await work
+    except Exception as error:
+        return error

@@ -1,0 +1,55 @@
+"""Many batches at once in the form of progress events: what a reader of the progress stream compares it with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from uuid import UUID
+
+import asyncpg
+
+from streamworker.messages import ItemEvent, ProgressEvent, timestamp
+from streamworker.store.pool import Pool
+from streamworker.store.rows import percent
+from streamworker.store.sql import query
+
+
+async def read_snapshots(pool: Pool, ids: Sequence[UUID]) -> dict[str, ProgressEvent]:
+    """The present state of those batches that are there; the items are those in flight, at most 100 a batch."""
+    found = {str(row["id"]): _event(row) for row in await pool.fetch(query("snapshot_batches"), ids)}
+    if any(event.status == "processing" for event in found.values()):
+        for row in await pool.fetch(query("items_in_flight"), ids):
+            item = ItemEvent(row["position"], row["key"], "processing", row["attempt"])
+            if (event := found.get(str(row["batch_id"]))) is not None:
+                event.items.append(item)
+    return found
+
+
+async def read_moved(pool: Pool, known: Mapping[str, int]) -> dict[str, ProgressEvent | None]:
+    """Of the batches known up to a revision, those that Postgres knows more of; None for a batch that is no more."""
+    rows = await pool.fetch(query("moved_batches"), [UUID(id) for id in known], list(known.values()))
+    return {str(row["known_id"]): None if row["id"] is None else _event(row) for row in rows}
+
+
+async def read_overview(pool: Pool, newest: int, open: int) -> list[ProgressEvent]:
+    """The newest batches and the oldest open ones, at most so many of each, the newest first."""
+    return [_event(row) for row in await pool.fetch(query("overview_batches"), newest, open)]
+
+
+def _event(row: asyncpg.Record) -> ProgressEvent:
+    return ProgressEvent(
+        v=1,
+        batch_id=str(row["id"]),
+        revision=row["revision"],
+        at=timestamp(row["updated_at"]),
+        status=row["status"],
+        total=row["total"],
+        processed=row["processed"],
+        succeeded=row["succeeded"],
+        failed=row["failed"],
+        percent=percent(row["processed"], row["total"]),
+        eta_seconds=row["eta_seconds"],
+        worker=row["worker"],
+        epoch=row["epoch"],
+        error=row["error"],
+        items=[],
+    )

@@ -1,0 +1,1 @@
+"""The gateway: REST, access, limits; WebSocket and event streams; the page."""

@@ -1,0 +1,278 @@
+"""Clients that come back: exactly what they missed, or a snapshot that says so."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+from uuid import UUID
+
+import httpx
+import pytest
+import websockets
+
+from tests.flows.processors import sleep
+from tests.flows.scene import Scene
+from tests.gateway.live_scene import Frame, LiveScene, gateway_on, live_scene_on
+from tests.servers import RedisServer
+
+
+@pytest.fixture
+async def scene(redis_url: str, database_url: str) -> AsyncIterator[LiveScene]:
+    async with live_scene_on(redis_url, database_url) as scene:
+        yield scene
+
+
+def told(frames: list[Frame]) -> list[tuple[str, int]]:
+    """Kind and revision of those frames that have one."""
+    return [(frame["type"], frame["event"]["revision"]) for frame in frames if "event" in frame]
+
+
+async def token_after(scene: LiveScene, revision: int) -> str:
+    """Watch, make events up to a revision, leave; returns the last token."""
+    async with scene.socket(scene.batch_id) as client:
+        await client.until("live")
+        for number in range(1, revision + 1):
+            await scene.step(number)
+            token = (await client.event())["id"]
+    return str(token)
+
+
+class TestWhatWasMissed:
+    @pytest.mark.parametrize("kept", [True, False])
+    async def test_only_that_comes(self, scene: LiveScene, kept: bool) -> None:
+        token = await token_after(scene, 2)
+        for revision in (3, 4, 5):
+            await scene.step(revision)
+        await scene.caught_up()
+        if not kept:  # nobody watches it any more: all that is known comes from the last entries of the stream
+            scene.hub._feeds._feeds.clear()
+        async with scene.socket(scene.batch_id, since=token) as client:
+            assert told(await client.until("live")) == [("event", 3), ("event", 4), ("event", 5)]
+        async with scene.events(scene.batch_id, last_id=token) as stream:
+            assert [(await stream.frame() or {})["event"]["revision"] for _ in range(3)] == [3, 4, 5]
+
+    async def test_nothing_where_nothing_was_missed(self, scene: LiveScene) -> None:
+        token = await token_after(scene, 2)
+        async with scene.socket(scene.batch_id, since=token) as client:
+            assert told(await client.until("live")) == []
+            await scene.step(3)
+            assert told([await client.event()]) == [("event", 3)]
+
+    async def test_also_from_another_gateway_process(self, scene: LiveScene, redis_url: str, database_url: str) -> None:
+        token = await token_after(scene, 2)
+        await scene.step(3)
+        async with gateway_on(redis_url, database_url) as (port, _):
+            scene.port, first = port, scene.port
+            async with scene.socket(scene.batch_id, since=token) as client:
+                assert told(await client.until("live")) == [("event", 3)]
+            scene.port = first
+
+    async def test_after_a_snapshot_alone(self, scene: LiveScene) -> None:
+        async with scene.socket(scene.batch_id) as client:
+            token = (await client.until("live"))[0]["id"]
+        await scene.step(1)
+        await scene.caught_up()
+        async with scene.socket(scene.batch_id, since=token) as client:
+            assert told(await client.until("live")) == [("event", 1)]
+
+    async def test_of_several_batches_in_the_order_in_which_it_happened(self, scene: LiveScene) -> None:
+        other = await scene.submit()
+        async with scene.events(scene.batch_id, other.batch_id) as stream:
+            first = [await stream.frame() for _ in range(3)]
+            assert ["id" in (frame or {}) for frame in first] == [False, False, True]  # only with the last one all is told
+            await scene.step(1)
+            await other.step(1)
+            await stream.frame()
+            await stream.frame()
+            token = stream.last_id
+        for revision in (2, 3):
+            await scene.step(revision)
+            await other.step(revision)
+        await scene.caught_up()
+        async with scene.events(scene.batch_id, other.batch_id, last_id=token) as stream:
+            frames = [frame for frame in [await stream.frame() for _ in range(4)] if frame]
+        wanted = [(str(batch.batch_id), revision) for revision in (2, 3) for batch in (scene, other)]
+        assert [(frame["batch_id"], frame["event"]["revision"]) for frame in frames] == wanted
+
+    async def test_of_all_batches_the_newest_state_of_those_that_changed(self, scene: LiveScene) -> None:
+        other = await scene.submit()
+        async with scene.socket("*") as client:
+            token = (await client.until("live"))[-1]["id"]
+            await scene.step(1)
+            await client.event()
+        await other.step(1)
+        await other.step(2)
+        await scene.caught_up()
+        await scene.submit()
+        async with scene.socket("*", since=token) as client:
+            frames = await client.until("live")
+            frames = frames if len(frames) == 4 else [*frames, await client.event()]
+        assert sorted(told(frames)) == [("event", 1), ("event", 2), ("snapshot", 0)]  # of the new one the stream has not told
+
+    async def test_a_revision_says_that_no_snapshot_is_needed(self, scene: LiveScene) -> None:
+        await scene.record(3)
+        for since, expected in ((3, []), (2, [("snapshot", 3)]), (2**64, [("snapshot", 3)]), (9, [("snapshot", 3)])):
+            async with scene.socket(scene.batch_id, since=since) as client:
+                assert told(await client.until("live")) == expected
+
+
+class TestWhatCannotBeProven:
+    @pytest.mark.parametrize("since", ["somewhere", "-1", "01234567.1-1", "01234567.99999999999999-0", "٣", "1-1"])
+    async def test_a_token_that_is_not_ours(self, scene: LiveScene, since: str) -> None:
+        await scene.step(1)
+        async with scene.socket(scene.batch_id, since=since) as client:
+            frames = await client.until("live")
+        assert (told(frames), frames[0]["reset"]) == ([("snapshot", 1)], True)
+
+    async def test_a_position_in_the_future(self, scene: LiveScene) -> None:
+        tag, _, position = (await token_after(scene, 2)).partition(".")
+        moved = f"{tag}.{int(position.split('-')[0]) + 1_000_000}-0"
+        async with scene.socket(scene.batch_id, since=moved) as client:
+            assert (await client.event())["reset"]
+
+    async def test_a_position_before_the_oldest_entry(self, scene: LiveScene, redis_url: str, database_url: str) -> None:
+        token = await token_after(scene, 2)
+        await scene.step(3)
+        await scene.broker.xtrim("progress", maxlen=1, approximate=False)
+        async with gateway_on(redis_url, database_url) as (port, _):
+            scene.port, first = port, scene.port
+            async with scene.socket(scene.batch_id, since=token) as client:
+                assert (await client.event())["reset"]
+            scene.port = first
+
+    async def test_more_entries_than_are_kept(self, scene: LiveScene, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("streamworker.gateway.resume.MOST_ENTRIES", 10)
+        token = await token_after(scene, 2)
+        async with scene.socket(scene.batch_id) as client:
+            await client.until("live")
+            for revision in range(3, 20):
+                await scene.step(revision)
+                await client.event()
+            async with scene.socket(scene.batch_id, since=token) as late:
+                assert (await late.event())["reset"]
+
+    async def test_what_was_never_published(self, scene: LiveScene) -> None:
+        token = await token_after(scene, 2)
+        await scene.record(5)
+        async with scene.socket(scene.batch_id, since=token) as client:
+            frames = await client.until("live")  # too soon after the others to ask Postgres again? Then it comes by itself
+            frames = frames if told(frames) else [await client.event()]
+            assert (told(frames), frames[0]["reset"]) == ([("snapshot", 5)], True)
+
+    async def test_where_the_others_were_shown_a_snapshot_since(self, scene: LiveScene) -> None:
+        token = await token_after(scene, 2)
+        async with scene.socket(scene.batch_id) as client:
+            await client.until("live")
+            await scene.record(5)
+            assert told([await client.event()]) == [("snapshot", 5)]
+            async with scene.socket(scene.batch_id, since=token) as late:
+                assert (await late.event())["reset"]
+
+
+class TestTheEnd:
+    async def test_a_stream_whose_batch_has_ended_is_not_opened_again(self, scene: LiveScene) -> None:
+        async with scene.events(scene.batch_id) as stream:
+            await scene.step(1, "completed")
+            await stream.rest()
+            last = stream.last_id
+            event = last.rpartition(".")[0]
+        async with scene.events(scene.batch_id, last_id=event) as stream:  # the end itself was missed
+            assert [frame["type"] for frame in await stream.rest()] == ["end"]
+        await scene.broker.xadd("progress", {"x": "y"})  # the stream goes on
+        assert (await scene.get(f"batch_id={scene.batch_id}", **{"Last-Event-ID": last})).status_code == 204
+
+    async def test_the_end_is_told_to_who_missed_it(self, scene: LiveScene) -> None:
+        token = await token_after(scene, 2)
+        await scene.step(3, "completed")
+        await scene.caught_up()
+        async with scene.events(scene.batch_id, last_id=token) as stream:
+            assert [frame["type"] for frame in await stream.rest()] == ["event", "end"]
+
+
+class Reader:
+    """A client that leaves after so many frames and comes back, and keeps what it was told."""
+
+    def __init__(self, port: int, batch_id: UUID, chance: random.Random) -> None:
+        self.port, self.batch_id, self.chance = port, batch_id, chance
+        self.frames: list[Frame] = []
+        self.token = ""
+        self.visits = 0
+
+    async def run(self, scene: LiveScene) -> None:
+        """Read up to the end."""
+        while not self.frames or self.frames[-1]["type"] != "end":
+            self.visits += 1
+            stay = self.chance.randint(1, 30)
+            if self.chance.random() < 0.5:
+                await self._visit_socket(scene, stay)
+            else:
+                await self._visit_stream(scene, stay)
+
+    async def _visit_socket(self, scene: LiveScene, stay: int) -> None:
+        since = {"since": self.token} if self.token else {}
+        async with scene.socket(self.batch_id, **since) as client:
+            for _ in range(stay):
+                if self._take(await client.frame()):
+                    break
+            client.connection.transport.abort()
+
+    async def _visit_stream(self, scene: LiveScene, stay: int) -> None:
+        try:
+            async with scene.events(self.batch_id, last_id=self.token) as stream:
+                for _ in range(stay):
+                    frame = await stream.frame()
+                    if frame is None or self._take(frame):
+                        break
+        except (httpx.HTTPError, websockets.WebSocketException):
+            return
+
+    def _take(self, frame: Frame) -> bool:
+        self.token = frame.get("id", self.token)
+        if frame["type"] in ("snapshot", "event", "end"):
+            self.frames.append(frame)
+        return bool(frame["type"] == "end")
+
+    def check(self) -> None:
+        """No number goes back, nothing is missing and nothing comes twice; what is missing says so."""
+        last, seen = -1, set()
+        for frame in self.frames[:-1]:
+            revision = frame["event"]["revision"]
+            if frame["type"] == "snapshot":
+                assert last == -1 or (frame["reset"] and revision >= last), frame
+            else:
+                assert revision in (last, last + 1), (last, frame)
+                assert frame["id"] not in seen
+                seen.add(frame["id"])
+            last = revision
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_readers_that_come_and_go_while_a_worker_works(redis_url: str, database_url: str, tmp_path: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    with Scene(redis_url, database_url, tmp_path) as world:
+        async with live_scene_on(redis_url, database_url) as scene:
+            await scene.connection.execute("DELETE FROM streamworker.batches")
+            batch_id = world.submit([sleep(chance.randint(1, 8)) for _ in range(300)])
+            readers = [Reader(scene.port, batch_id, random.Random(chance.random())) for _ in range(6)]
+            world.begin_worker()
+            async with asyncio.timeout(60):
+                await asyncio.gather(*(reader.run(scene) for reader in readers))
+            row = world.batch(batch_id)
+            for reader in readers:
+                reader.check()
+                assert reader.frames[-2]["event"]["revision"] == row["revision"]
+                assert reader.frames[-1]["status"] == row["status"] == "completed"
+            assert sum(reader.visits for reader in readers) > 30
+            resets = [frame for reader in readers for frame in reader.frames if frame.get("reset")]
+            assert len(resets) <= len(readers)  # coming back is nearly always a matter of what was missed
+        world.finish()
+
+
+async def test_a_flush_between_two_visits(scene: LiveScene, redis_server: RedisServer) -> None:
+    token = await token_after(scene, 2)
+    redis_server.flush()
+    await scene.step(3)
+    async with scene.socket(scene.batch_id, since=token) as client:
+        assert told(await client.until("live")) in ([("event", 3)], [("snapshot", 3)])

@@ -1,0 +1,151 @@
+"""The page shows what happens, as it happens."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+from tests.flows.processors import act, hold, sleep
+from tests.page.chromium import Page
+from tests.page.site import Site, figures, wait_live
+
+
+def row(batch_id: object, condition: str) -> str:
+    """A condition about the row of a batch in the list."""
+    return f"(row => row && {condition})(document.querySelector('tr[data-batch=\"{batch_id}\"]'))"
+
+
+def shown(page: Page) -> list[int]:
+    """The positions in the table of items."""
+    return [int(position) for position in page.run("[...document.querySelectorAll('.items tbody tr')].map(row => row.dataset.position)")]
+
+
+def test_progress_moves_in_the_list(site: Site) -> None:
+    page = site.open()
+    wait_live(page)
+    batch_id = site.scene.submit([hold("list-1"), hold("list-2"), sleep(1)])
+    page.until(row(batch_id, "row.querySelector('.done').textContent === '1 of 3 items'"))
+    site.scene.open("list-1")
+    page.until(row(batch_id, "row.querySelector('.done').textContent === '2 of 3 items'"))
+    site.scene.open("list-2")
+    page.until(row(batch_id, "row.dataset.status === 'completed'"))
+    assert page.run(row(batch_id, "row.querySelector('.badge').textContent")) == "completed"
+    assert figures(page, batch_id)[-3:] == [1, 2, 3]
+    site.check_truth(page, batch_id)
+
+
+def test_the_item_in_flight_shows_its_stage_and_percent(site: Site) -> None:
+    words = {"stage": "reading", "message": "Reading page 7 of 9", "percent": 62, "gate": "stage"}
+    batch_id = site.scene.submit([{"key": "seven.pdf", "payload": words}], processor="speak")
+    page = site.open_batch(batch_id)
+    page.until("document.querySelector('.running [role=progressbar]')?.getAttribute('aria-valuenow') === '62'")
+    line = page.run("document.querySelector('.running').innerText")
+    assert "seven.pdf" in line
+    assert "Reading page 7 of 9" in line
+    assert "62 %" in line
+    site.scene.open("stage")
+    page.until("document.querySelector('.batch').dataset.status === 'completed'")
+    assert page.run("document.querySelectorAll('.running li').length") == 0
+
+
+def test_a_failure_shows_its_reason(site: Site) -> None:
+    text = "the scanner's lamp is broken\nsee page 4"
+    batch_id = site.scene.submit([sleep(1), act("fail", text=text), act("fail", text=text), act("permanent")])
+    site.scene.wait_end(batch_id)
+    page = site.open_batch(batch_id)
+    page.until("document.querySelectorAll('.groups details').length === 2")
+    assert page.run("document.querySelector('.groups summary').innerText").split("\n") == ["2", "the scanner's lamp is broken"]
+    page.click(".groups summary")
+    page.until("document.querySelector('.groups details').open")
+    assert "see page 4" in page.run("document.querySelector('.groups details').innerText")
+    page.click(".groups a")
+    page.until("document.querySelector('dialog pre.bad')?.textContent.includes('see page 4')")
+    page.press("Escape")
+    page.click(".items ~ .pager, [data-filter] a[data-status=failed]")
+    page.until("[...document.querySelectorAll('.items tbody tr')].every(row => row.dataset.status === 'failed')")
+    page.until("document.querySelectorAll('.items tbody tr').length === 3")
+    assert shown(page) == [1, 2, 3]
+
+
+def test_items_are_paged_and_filtered_by_the_server(site: Site) -> None:
+    items = [act("permanent") if position % 40 == 39 else sleep(0) for position in range(130)]
+    batch_id = site.scene.submit(items)
+    site.scene.wait_end(batch_id)
+    page = site.open_batch(batch_id)
+    page.until("document.querySelectorAll('.items tbody tr').length === 50")
+    assert shown(page) == list(range(50))
+    page.press("n")
+    page.until("document.querySelector('.items tbody tr').dataset.position === '50'")
+    assert shown(page) == list(range(50, 100))
+    page.press("p")
+    page.until("document.querySelector('.items tbody tr').dataset.position === '0'")
+    page.run("document.querySelector('.go input').focus()")
+    page.type("111")
+    page.press("Enter")
+    page.until("document.querySelector('.items tbody tr').dataset.position === '111'")
+    assert shown(page) == list(range(111, 130))
+    page.open(f"{site.gateway.url}#/batches/{batch_id}?items=failed")
+    page.until("document.querySelector('.items tbody tr').dataset.position === '39'")
+    assert shown(page) == [39, 79, 119]
+
+
+def test_a_result_with_a_picture_shows_it(site: Site) -> None:
+    batch_id = site.scene.submit([{"key": "white.png", "payload": {"picture": True}}], processor="speak")
+    site.scene.wait_end(batch_id)
+    page = site.open_batch(batch_id, "?item=0")
+    page.until("document.querySelector('.items .thumb')")
+    page.run("document.querySelector('.items .thumb').decode()")
+    page.until("document.querySelector('dialog .json')?.innerText.includes('a white pixel')")
+    page.run("document.querySelector('dialog img').decode()")
+
+
+def test_two_tabs_agree(site: Site) -> None:
+    batch_id = site.scene.submit([hold("two"), *[sleep(3)] * 40, act("permanent")])
+    lists, batch = site.open(), site.open_batch(batch_id)
+    wait_live(lists)
+    site.scene.open("two")
+    site.scene.wait_end(batch_id)
+    for page in (lists, batch):
+        site.check_truth(page, batch_id)
+        assert figures(page, batch_id)[-1] == 42
+
+
+def test_the_chart_draws_what_happened(site: Site) -> None:
+    gates = [f"chart-{number}" for number in range(8)]
+    batch_id = site.scene.submit([hold(gate) for gate in gates])
+    page = site.open_batch(batch_id)
+    for done, gate in enumerate(gates, 1):
+        site.scene.open(gate)
+        page.until(f"document.querySelector('.batch').dataset.processed === '{done}'")
+    drawn = "document.querySelector('.chart svg')?.getAttribute('aria-label')?.includes('100 % of 8 items')"
+    page.until(drawn)
+    points = "document.querySelector('.chart .edge').getAttribute('d').split('L').length"
+    assert page.run(points) >= 4
+    page.reload()
+    page.until(drawn)
+    assert page.run(points) >= 2
+
+
+def test_workers_and_their_work(site: Site) -> None:
+    batch_id = site.scene.submit([{"key": "slow.tif", "payload": {"message": "Rolling", "gate": "workers"}}], processor="speak")
+    page = site.open("#/workers")
+    page.until("document.querySelector('.worker[data-state=busy]')")
+    page.until("document.querySelector('.worker').innerText.includes('slow.tif')")
+    assert page.run("document.querySelectorAll('.worker').length") == 1
+    assert str(batch_id)[:8] in page.run("document.querySelector('.worker').innerText")
+    page.until("document.querySelector('[data-figure=length]').textContent === '1'")
+    site.scene.open("workers")
+    page.until("document.querySelector('.worker[data-state=idle]')")
+
+
+def test_an_unknown_batch_is_told(site: Site) -> None:
+    page = site.open(f"#/batches/{uuid4()}")
+    page.until("document.querySelector('main').innerText.includes('Not found')")
+    page.open(f"{site.gateway.url}#/batches/nonsense")
+    page.until("document.querySelector('main').innerText.includes('Not found')")
+    page.click("main .empty a")
+    page.until("document.querySelector('h1').innerText === 'Batches'")
+
+
+def test_nothing_yet(site: Site) -> None:
+    page = site.open("#/?status=cancelled")
+    page.until("document.querySelector('main').innerText.includes('No batch is cancelled')")
