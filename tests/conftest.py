@@ -11,10 +11,9 @@ from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
 
-import asyncpg
 import pytest
 
-from streamworker.store.migrate import migrate
+from streamworker.store.migrate import migrate_at
 from tests.servers import REDIS_KINDS, PostgresServer, RedisServer, run_async, run_sql
 
 TEMPLATE = "streamworker_template"
@@ -103,7 +102,7 @@ def postgres(server_folder: Path) -> Iterator[PostgresServer]:
 def database_copies(postgres: PostgresServer) -> Callable[[], str]:
     """Make a migrated, empty database and return its name; a copy of a template takes milliseconds."""
     run_sql(postgres.database("postgres"), f"CREATE DATABASE {TEMPLATE}")
-    run_async(_migrate(postgres.database(TEMPLATE)))
+    run_async(migrate_at(postgres.database(TEMPLATE)))
     numbers = count(1)
 
     def copy() -> str:
@@ -112,14 +111,6 @@ def database_copies(postgres: PostgresServer) -> Callable[[], str]:
         return name
 
     return copy
-
-
-async def _migrate(url: str) -> None:
-    connection = await asyncpg.connect(url, timeout=20)
-    try:
-        await migrate(connection)
-    finally:
-        await connection.close()
 
 
 @pytest.fixture
@@ -144,7 +135,7 @@ def own_postgres(tmp_short: Path) -> Iterator[PostgresServer]:
     server = PostgresServer(tmp_short / "postgres")
     try:
         server.start()
-        run_async(_migrate(server.url))
+        run_async(migrate_at(server.url))
         yield server
     finally:
         server.close()

@@ -45,6 +45,15 @@ async def migrate(connection: asyncpg.Connection[asyncpg.Record]) -> list[str]:
     return [name for _, name, _ in missing]
 
 
+async def migrate_at(url: str) -> None:
+    """Bring the database at `url` up to date, over a connection of its own."""
+    connection = await asyncpg.connect(url, timeout=20)
+    try:
+        await migrate(connection)
+    finally:
+        await connection.close()
+
+
 async def check_schema(connection: asyncpg.Connection[asyncpg.Record]) -> None:
     """Raise SchemaError unless the database's schema is exactly the one that this program knows."""
     if await connection.fetchval("SELECT to_regclass('streamworker.migrations')") is None:

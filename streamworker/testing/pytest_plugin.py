@@ -17,7 +17,7 @@ from redis import Redis
 
 from streamworker.embedded import Urls, servers
 from streamworker.settings import Settings
-from streamworker.store.migrate import migrate
+from streamworker.store.migrate import migrate_at
 from streamworker.testing.worker import Background, RealWorker
 
 _numbers = count(1)
@@ -52,7 +52,7 @@ def real_worker(streamworker_servers: Urls, streamworker_background: Background,
     with Redis.from_url(streamworker_servers.redis_url) as redis:
         redis.flushall()
     streamworker_background.run(_execute(url, f"CREATE DATABASE {name}"))
-    streamworker_background.run(_migrate(own))
+    streamworker_background.run(migrate_at(own))
     worker = RealWorker(streamworker_servers.redis_url, own, tmp_path, streamworker_background)
     try:
         yield worker
@@ -65,13 +65,5 @@ async def _execute(url: str, statement: str) -> None:
     connection = await asyncpg.connect(url, timeout=20)
     try:
         await connection.execute(statement)
-    finally:
-        await connection.close()
-
-
-async def _migrate(url: str) -> None:
-    connection = await asyncpg.connect(url, timeout=20)
-    try:
-        await migrate(connection)
     finally:
         await connection.close()

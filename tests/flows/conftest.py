@@ -13,22 +13,24 @@ from tests.flows.workers import WorkerProcess
 from tests.servers import PostgresServer, RedisServer, run_sql
 
 
-@pytest.fixture
-def scene(redis_server: RedisServer, database_url: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Scene]:
-    """Servers of this test, without a worker yet; at the end everything is ended and looked after."""
-    with Scene(redis_server.url, database_url, tmp_path) as scene:
+def staged(redis_url: str, database_url: str, folder: Path, request: pytest.FixtureRequest) -> Iterator[Scene]:
+    """A scene for one test; at the end everything is ended and looked after."""
+    with Scene(redis_url, database_url, folder) as scene:
         yield scene
         if not _has_failed(request.node):
             scene.finish()
+
+
+@pytest.fixture
+def scene(redis_server: RedisServer, database_url: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Scene]:
+    """Servers of this test, without a worker yet."""
+    yield from staged(redis_server.url, database_url, tmp_path, request)
 
 
 @pytest.fixture
 def own_redis_scene(weak_redis: RedisServer, database_url: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Scene]:
     """As `scene`, with the Redis of `weak_redis`, to be broken."""
-    with Scene(weak_redis.url, database_url, tmp_path) as scene:
-        yield scene
-        if not _has_failed(request.node):
-            scene.finish()
+    yield from staged(weak_redis.url, database_url, tmp_path, request)
 
 
 @pytest.fixture
@@ -36,10 +38,7 @@ def own_postgres_scene(
     redis_server: RedisServer, own_postgres: PostgresServer, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[Scene]:
     """As `scene`, with the Postgres of `own_postgres`, to be broken."""
-    with Scene(redis_server.url, own_postgres.url, tmp_path) as scene:
-        yield scene
-        if not _has_failed(request.node):
-            scene.finish()
+    yield from staged(redis_server.url, own_postgres.url, tmp_path, request)
 
 
 @pytest.fixture
