@@ -98,6 +98,17 @@ def test_a_result_with_a_picture_shows_it(site: Site) -> None:
     page.run("document.querySelector('dialog img').decode()")
 
 
+def test_a_pause_is_shown_with_its_reason(site: Site) -> None:
+    batch_id = site.scene.submit([{"key": "cat.jpg", "payload": {"away": "model"}}], processor="speak")
+    page, listed = site.open_batch(batch_id), site.open()
+    page.until("document.querySelector('.notice:not([hidden])')?.innerText.includes('paused: the model server does not answer')")
+    assert page.run("document.querySelector('.notice').dataset.kind") == "warn"
+    listed.until(row(batch_id, "row.innerText.includes('the model server does not answer')"))
+    site.scene.open("model")
+    page.until("document.querySelector('.batch').dataset.status === 'completed'")
+    page.until("document.querySelector('.notice').hidden")
+
+
 def test_two_tabs_agree(site: Site) -> None:
     batch_id = site.scene.submit([hold("two"), *[sleep(3)] * 40, act("permanent")])
     lists, batch = site.open(), site.open_batch(batch_id)

@@ -179,6 +179,7 @@ export class BatchView {
     this.#subtitle(event, row);
     show(this.error, Boolean(event.error));
     setText(this.error, block(event.error));
+    setAttribute(this.error, "data-kind", this.batch.ended ? "bad" : "warn"); // while it runs: it is paused, and why
     this.bar.update(event.succeeded, event.failed, event.total, event.status);
     setText(this.figures.done, `${percent(event.processed, event.total)}`);
     setText(this.figures.succeeded, count(event.succeeded));
