@@ -73,11 +73,20 @@ class Socket:
             return self.connection.close_code
 
 
+async def _lines(response: httpx.Response) -> AsyncIterator[str]:
+    """Lines as browsers see them: those of Python's `splitlines` end at U+2028, too."""
+    rest = ""
+    async for text in response.aiter_text():
+        *lines, rest = (rest + text).split("\n")
+        for line in lines:
+            yield line.removesuffix("\r")
+
+
 class Events:
     """A client of the event stream."""
 
     def __init__(self, response: httpx.Response) -> None:
-        self._lines = response.aiter_lines()
+        self._lines = _lines(response)
         self.last_id = ""
 
     async def frame(self) -> Frame | None:
