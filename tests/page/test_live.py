@@ -6,6 +6,7 @@ from uuid import uuid4
 
 from tests.flows.processors import act, hold, sleep
 from tests.page.chromium import Page
+from tests.page.gateway import Mounted
 from tests.page.site import Site, figures, wait_live
 
 
@@ -155,6 +156,20 @@ def test_an_unknown_batch_is_told(site: Site) -> None:
     page.until("document.querySelector('main').innerText.includes('Not found')")
     page.click("main .empty a")
     page.until("document.querySelector('h1').innerText === 'Batches'")
+
+
+def test_below_a_path_of_another_app(site: Site) -> None:
+    batch_id = site.scene.submit([{"key": "white.png", "payload": {"picture": True, "gate": "mounted"}}], processor="speak")
+    with Mounted.of(site.scene) as mounted:
+        page = site.open(f"#/batches/{batch_id}", url=mounted.url)
+        wait_live(page)
+        page.until("document.querySelector('.running li')")
+        site.scene.open("mounted")
+        page.until("document.querySelector('.batch').dataset.status === 'completed'")
+        page.until("document.querySelector('.items .thumb')")
+        page.run("document.querySelector('.items .thumb').decode()")
+        assert page.run("location.pathname") == "/shop/progress/"
+        page.close()
 
 
 def test_nothing_yet(site: Site) -> None:
