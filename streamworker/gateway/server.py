@@ -23,6 +23,7 @@ from streamworker.gateway.services import Running
 from streamworker.settings import Settings
 
 BACKLOG = 2048
+UNSENT_BYTES = 64 * 1024
 PING_SECONDS = 20.0
 FAREWELL_SECONDS = 1.0  # for the clients to take their close frame
 LAST_ANSWERS_SECONDS = 5
@@ -55,6 +56,8 @@ def listen(host: str, port: int) -> socket.socket:
         raise ConfigurationError(f"STREAMWORKER_GATEWAY_ADDRESS {place}: {error.strerror or error}") from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Inherited by every connection: what a slow client has not taken waits where we can count it, not in the system's buffers.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
         listener.bind(address)
         listener.listen(BACKLOG)
         listener.setblocking(False)

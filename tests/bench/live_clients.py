@@ -129,8 +129,11 @@ async def connect_slow(port: int, path: str) -> socket.socket:
     return sock
 
 
-async def main(port: int, ids: str, clients: int, slow: int = 0, seconds: float = 0.0, commit: bool = False) -> None:
-    """Connect, tell that all are live, watch for a time, tell what was seen; `commit`: from the time in the event to its arrival."""
+async def main(port: int, ids: str, clients: int, slow: int = 0, slow_ids: str = "", seconds: float = 0.0, commit: bool = False) -> None:
+    """Connect, tell that all are live, watch for a time, tell what was seen.
+
+    Of the slow ones each asks for all batches of `slow_ids`. `commit`: from the time in the event to its arrival.
+    """
     late: list[float] = []
     read = since_commit if commit else since_published
     paths = cycle([f"/ws?batch_id={id}" for id in Path(ids).read_text().split()])
@@ -138,7 +141,8 @@ async def main(port: int, ids: str, clients: int, slow: int = 0, seconds: float 
     begun = time.monotonic()
     while len(watchers) < clients:
         watchers += await asyncio.gather(*(connect(port, next(paths), read, late) for _ in range(min(AT_ONCE, clients - len(watchers)))))
-    sleepers = [await connect_slow(port, next(paths)) for _ in range(slow)]
+    all_of_them = "/ws?" + "&".join(f"batch_id={id}" for id in Path(slow_ids).read_text().split()) if slow else ""
+    sleepers = [await connect_slow(port, all_of_them) for _ in range(slow)]
     connected = time.monotonic() - begun
     print("ready", flush=True)
     await asyncio.sleep(seconds)

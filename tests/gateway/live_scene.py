@@ -15,6 +15,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import httpx
 import redis.asyncio
+import uvicorn
 import websockets
 from websockets.asyncio.client import ClientConnection
 
@@ -72,11 +73,20 @@ class Socket:
             return self.connection.close_code
 
 
+async def _lines(response: httpx.Response) -> AsyncIterator[str]:
+    """Lines as browsers see them: those of Python's `splitlines` end at U+2028, too."""
+    rest = ""
+    async for text in response.aiter_text():
+        *lines, rest = (rest + text).split("\n")
+        for line in lines:
+            yield line.removesuffix("\r")
+
+
 class Events:
     """A client of the event stream."""
 
     def __init__(self, response: httpx.Response) -> None:
-        self._lines = response.aiter_lines()
+        self._lines = _lines(response)
         self.last_id = ""
 
     async def frame(self) -> Frame | None:
@@ -197,13 +207,14 @@ async def submit(connection: asyncpg.Connection, items: int = 10) -> UUID:
 
 @asynccontextmanager
 async def gateway_on(
-    redis_url: str, database_url: str, authorise: Authorise | None = None, port: int = 0, **settings: str
+    redis_url: str, database_url: str, authorise: Authorise | None = None, port: int = 0, plain: bool = False, **settings: str
 ) -> AsyncIterator[tuple[int, Hub]]:
-    """A gateway on a port of its own, served by uvicorn as the command serves it."""
+    """A gateway on a port of its own, served by uvicorn as the command serves it; `plain`: as it comes."""
     app = build(settings_for(redis_url, database_url, **settings), authorise)
     with listen("127.0.0.1", port) as listener:
         listening = asyncio.Event()
-        server = Server(configure(app, Bounds()), app.state.running, listening.set)
+        config = uvicorn.Config(app, lifespan="off", log_config=None) if plain else configure(app, Bounds())
+        server = Server(config, app.state.running, listening.set)
         async with app.router.lifespan_context(app):
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             await listening.wait()
@@ -215,7 +226,9 @@ async def gateway_on(
 
 
 @asynccontextmanager
-async def live_scene_on(redis_url: str, database_url: str, authorise: Authorise | None = None, **settings: str) -> AsyncIterator[LiveScene]:
+async def live_scene_on(
+    redis_url: str, database_url: str, authorise: Authorise | None = None, *, plain: bool = False, **settings: str
+) -> AsyncIterator[LiveScene]:
     """A gateway with a batch on these servers."""
     async with AsyncExitStack() as stack:
         connection = await asyncpg.connect(database_url, timeout=20)
@@ -223,7 +236,7 @@ async def live_scene_on(redis_url: str, database_url: str, authorise: Authorise 
         broker = redis.asyncio.Redis.from_url(redis_url)
         stack.push_async_callback(broker.aclose)
         gateway = await stack.enter_async_context(AsyncExitStack())
-        port, hub = await gateway.enter_async_context(gateway_on(redis_url, database_url, authorise, **settings))
+        port, hub = await gateway.enter_async_context(gateway_on(redis_url, database_url, authorise, plain=plain, **settings))
         scene = LiveScene(port, hub, connection, broker, await submit(connection))
         scene.stop = gateway.aclose
         yield scene

@@ -88,6 +88,20 @@ async def test_who_takes_nothing_for_long_is_cut_off(scene: LiveScene, monkeypat
         client.close()
 
 
+async def test_under_a_server_that_is_not_ours(redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamworker.gateway.hub.PATIENCE", 1.0)
+    async with live_scene_on(redis_url, database_url, plain=True) as scene, scene.socket(scene.batch_id) as client:
+        await client.until("live")
+        sleeper = await scene.raw(f"/ws?batch_id={scene.batch_id}")
+        await connected(scene, 2)
+        await publish_large(scene, 1, 80)
+        assert [(await client.event())["event"]["revision"] for _ in range(80)] == list(range(1, 81))
+        async with asyncio.timeout(20):
+            while len(scene.hub._connections) != 1:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        sleeper.close()
+
+
 async def test_frames_are_made_once_for_all(scene: LiveScene) -> None:
     sleepers = [await scene.raw(f"/ws?batch_id={scene.batch_id}") for _ in range(20)]
     await connected(scene, 20)

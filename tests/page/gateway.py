@@ -13,11 +13,11 @@ from tests.flows.scene import OURS, Scene
 from tests.flows.workers import ROOT
 from tests.servers import die_with_parent, free_port, wait_for
 
-SERVES = "the gateway serves"
-
 
 class Gateway:
     """`python -m streamworker gateway` on the servers of a scene; `url` stays the same over restarts."""
+
+    serves = "the gateway serves"
 
     def __init__(self, redis_url: str, database_url: str, folder: Path, **settings: str) -> None:
         self.port = free_port()
@@ -41,15 +41,15 @@ class Gateway:
 
     def start(self) -> Gateway:
         """Start it and wait until it serves."""
-        before = self.log().count(SERVES)
+        before = self.log().count(self.serves)
         with self._log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "streamworker", "gateway", "--address", f"127.0.0.1:{self.port}"],
+                [sys.executable, "-m", *self.command()],
                 cwd=ROOT, env=dict(self._environment), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                 start_new_session=True, preexec_fn=die_with_parent,
             )  # fmt: skip
         process = self._process
-        wait_for(lambda: self.log().count(SERVES) > before or process.poll() is not None, 40, "the gateway to serve")
+        wait_for(lambda: self.log().count(self.serves) > before or process.poll() is not None, 40, "the gateway to serve")
         assert process.poll() is None, self.log()
         return self
 
@@ -57,6 +57,10 @@ class Gateway:
     def lives(self) -> bool:
         """Whether the process has not ended."""
         return self._process is not None and self._process.poll() is None
+
+    def command(self) -> list[str]:
+        """What Python is asked to run."""
+        return ["streamworker", "gateway", "--address", f"127.0.0.1:{self.port}"]
 
     def stop(self) -> int:
         """End it in good order; returns the exit code."""
@@ -73,3 +77,17 @@ class Gateway:
     def log(self) -> str:
         """What it has logged."""
         return self._log.read_text("utf-8", "backslashreplace") if self._log.exists() else ""
+
+
+class Mounted(Gateway):
+    """The same in an app of somebody's own, below a path of it, on a server of theirs."""
+
+    serves = "Uvicorn running"
+
+    def __init__(self, redis_url: str, database_url: str, folder: Path, **settings: str) -> None:
+        super().__init__(redis_url, database_url, folder, **settings)
+        self.url += "shop/progress/"
+
+    def command(self) -> list[str]:
+        """What Python is asked to run."""
+        return ["uvicorn", "tests.page.mounted:app", "--port", str(self.port)]

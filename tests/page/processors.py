@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from streamworker import Context, Item, Permanent
+from streamworker import Context, Item, Permanent, Unavailable
 from tests.flows.processors import FOLDER, TICK, gate_file
 
 # One white pixel.
@@ -15,11 +15,17 @@ PICTURE = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAA
 
 
 async def speak(item: Item, context: Context) -> Any:
-    """Payload: `stage`, `message`, `percent`, `gate` to wait for, `error` to fail with, `picture` for a result with one."""
+    """Payload: `stage`, `message`, `percent`, `gate` to wait for, `error` to fail with, `picture` for a result with one.
+
+    `away` is a gate that is a service: while it is closed, nothing can be done.
+    """
     said: dict[str, Any] = item.payload
     await context.progress(said.get("percent", 40), stage=said.get("stage"), message=said.get("message"))
+    folder = Path(os.environ[FOLDER])
+    if (away := said.get("away")) and not gate_file(folder, away).exists():
+        raise Unavailable("the model server does not answer")
     if gate := said.get("gate"):
-        while not gate_file(Path(os.environ[FOLDER]), gate).exists():  # noqa: ASYNC110 the gate is a file
+        while not gate_file(folder, gate).exists():  # noqa: ASYNC110 the gate is a file
             await asyncio.sleep(TICK)
     if error := said.get("error"):
         raise Permanent(error)

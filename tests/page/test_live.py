@@ -6,6 +6,7 @@ from uuid import uuid4
 
 from tests.flows.processors import act, hold, sleep
 from tests.page.chromium import Page
+from tests.page.gateway import Mounted
 from tests.page.site import Site, figures, wait_live
 
 
@@ -98,6 +99,17 @@ def test_a_result_with_a_picture_shows_it(site: Site) -> None:
     page.run("document.querySelector('dialog img').decode()")
 
 
+def test_a_pause_is_shown_with_its_reason(site: Site) -> None:
+    batch_id = site.scene.submit([{"key": "cat.jpg", "payload": {"away": "model"}}], processor="speak")
+    page, listed = site.open_batch(batch_id), site.open()
+    page.until("document.querySelector('.notice:not([hidden])')?.innerText.includes('paused: the model server does not answer')")
+    assert page.run("document.querySelector('.notice').dataset.kind") == "warn"
+    listed.until(row(batch_id, "row.innerText.includes('the model server does not answer')"))
+    site.scene.open("model")
+    page.until("document.querySelector('.batch').dataset.status === 'completed'")
+    page.until("document.querySelector('.notice').hidden")
+
+
 def test_two_tabs_agree(site: Site) -> None:
     batch_id = site.scene.submit([hold("two"), *[sleep(3)] * 40, act("permanent")])
     lists, batch = site.open(), site.open_batch(batch_id)
@@ -144,6 +156,20 @@ def test_an_unknown_batch_is_told(site: Site) -> None:
     page.until("document.querySelector('main').innerText.includes('Not found')")
     page.click("main .empty a")
     page.until("document.querySelector('h1').innerText === 'Batches'")
+
+
+def test_below_a_path_of_another_app(site: Site) -> None:
+    batch_id = site.scene.submit([{"key": "white.png", "payload": {"picture": True, "gate": "mounted"}}], processor="speak")
+    with Mounted.of(site.scene) as mounted:
+        page = site.open(f"#/batches/{batch_id}", url=mounted.url)
+        wait_live(page)
+        page.until("document.querySelector('.running li')")
+        site.scene.open("mounted")
+        page.until("document.querySelector('.batch').dataset.status === 'completed'")
+        page.until("document.querySelector('.items .thumb')")
+        page.run("document.querySelector('.items .thumb').decode()")
+        assert page.run("location.pathname") == "/shop/progress/"
+        page.close()
 
 
 def test_nothing_yet(site: Site) -> None:

@@ -60,6 +60,11 @@ export class Batch {
     return TERMINAL.has(this.event?.status);
   }
 
+  /** Whether it waits for a service that is away. */
+  get paused() {
+    return this.event?.status === "processing" && Boolean(this.event.error?.startsWith("paused"));
+  }
+
   /** Items a second, over the last half minute or the last few changes; null while nothing sensible can be said. */
   get rate() {
     const event = this.event;

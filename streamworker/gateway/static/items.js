@@ -10,6 +10,7 @@ import { address, get } from "./rest.js";
 
 const STATUSES = ["processing", "pending", "completed", "failed", "cancelled"];
 const PAGE = 50;
+const TRIES = 30; // of a second each at most
 
 export class Items {
   #rows = new Map(); // position -> Row
@@ -114,14 +115,26 @@ export class Items {
     const asking = (this.asking = new AbortController());
     const asked = performance.now();
     try {
-      const terms = { status: this.status, after: this.after, limit: PAGE };
-      const told = await get(`api/batches/${encodeURIComponent(this.batch.id)}/items`, terms, asking.signal);
+      const told = await this.#look(asking.signal);
       if (!asking.signal.aborted) this.#place(told, asked);
     } catch (error) {
       if (asking.signal.aborted) return;
       if (this.#rows.size) return; // what is shown stays
       this.note.replaceChildren(make("p", {}, `The items cannot be read: ${line(error.message)}.`), make("button.button", { type: "button", click: () => this.#read() }, "Try again"));
     }
+  }
+
+  /** A page of items. Among a million the gateway may look in vain for a while, and says where to go on. */
+  async #look(signal) {
+    const found = { items: [], next: this.after };
+    for (let tries = 0; tries < TRIES; tries += 1) {
+      const terms = { status: this.status, after: found.next, limit: PAGE - found.items.length };
+      const { items, next } = await get(`api/batches/${encodeURIComponent(this.batch.id)}/items`, terms, signal);
+      found.items.push(...items);
+      found.next = next;
+      if (next == null || found.items.length >= PAGE) break;
+    }
+    return found;
   }
 
   #place({ items, next }, asked) {

@@ -32,7 +32,7 @@ export class Running {
     setText(this.more, `and ${count(running.size - MOST)} more`);
     show(this.empty, running.size === 0);
     const words = { pending: "Waiting for a worker.", processing: "Waiting for word of the next item." };
-    setText(this.empty, words[event.status] ?? "Nothing: the batch has ended.");
+    setText(this.empty, this.batch.paused ? "Paused, until the next try." : (words[event.status] ?? "Nothing: the batch has ended."));
   }
 }
 

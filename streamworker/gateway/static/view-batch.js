@@ -106,6 +106,7 @@ export class BatchView {
     try {
       const row = await get(`api/batches/${encodeURIComponent(this.id)}`, {}, asking.signal);
       if (asking.signal.aborted) return false;
+      if (row.id !== this.id) location.replace(`#/batches/${row.id}`); // it was spelt in another way
       this.batch.learn(row);
       this.told ??= this.batch.event.status;
       this.#details();
@@ -173,9 +174,12 @@ export class BatchView {
     show(this.note, false);
     this.badge.update(event.status);
     setText(this.name, title(row));
+    const named = `${percent(event.processed, event.total)} · ${title(row)} · streamworker`;
+    if (document.title !== named) document.title = named;
     this.#subtitle(event, row);
     show(this.error, Boolean(event.error));
     setText(this.error, block(event.error));
+    setAttribute(this.error, "data-kind", this.batch.ended ? "bad" : "warn"); // while it runs: it is paused, and why
     this.bar.update(event.succeeded, event.failed, event.total, event.status);
     setText(this.figures.done, `${percent(event.processed, event.total)}`);
     setText(this.figures.succeeded, count(event.succeeded));

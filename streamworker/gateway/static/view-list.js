@@ -176,6 +176,7 @@ class Row {
     setText(this.link, title(row ?? event));
     const parts = [row?.processor && line(row.processor, 60), row && `created ${ago(row.created_at)}`];
     if (title(row ?? event) !== short(this.batch.id)) parts.unshift(short(this.batch.id));
+    if (event.error) parts.unshift(line(event.error, 160));
     setText(this.sub, parts.filter(Boolean).join(" · "));
     if (row) setAttribute(this.sub, "title", `created ${moment(row.created_at)}`);
     this.bar.update(event.succeeded, event.failed, event.total, event.status);
@@ -192,6 +193,7 @@ class Row {
   }
 
   #time(event, row) {
+    if (this.batch.paused) return "paused";
     if (event.status === "processing") return left(this.batch.left) || "–";
     if (this.batch.ended && row?.started_at && row.finished_at) return `took ${elapsed(between(row.started_at, row.finished_at))}`;
     return "–";
