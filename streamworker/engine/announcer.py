@@ -7,11 +7,13 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from streamworker.broker.connection import CONNECTION_ERRORS
 from streamworker.broker.publisher import Publisher
 from streamworker.engine.attempts import backoff
 from streamworker.engine.outages import Outages
-from streamworker.messages import ProgressEvent
+from streamworker.messages import TERMINAL, ProgressEvent
 
 AT_ONCE = 64
 # More than this is not kept for a slow or absent Redis: readers see the gap and read the snapshot.
@@ -22,7 +24,7 @@ class Announcer:
     """Publishes events in the order in which they were given.
 
     While Redis is away only the fact that a batch has changed is remembered; when it is back, `current` of each such batch
-    is published. Terminal events are kept until they are out.
+    is published, or, of one that runs here no longer, the last that was told of it. Terminal events are kept until they are out.
     """
 
     def __init__(self, publisher: Publisher, outages: Outages, explain: Callable[[BaseException], str]) -> None:
@@ -33,6 +35,7 @@ class Announcer:
         self._ends: dict[int, asyncio.Future[None]] = {}
         self._current: dict[str, Callable[[], ProgressEvent | None]] = {}
         self._dirty: set[str] = set()
+        self._last: dict[str, ProgressEvent] = {}
         self._wake = asyncio.Event()
         self._stopping = False
         self._running: asyncio.Task[None] | None = None
@@ -58,10 +61,13 @@ class Announcer:
 
     def forget(self, batch_id: str) -> None:
         """The batch runs here no longer; what it has to tell is told, unless its lease is lost."""
-        if self._is_mute(batch_id):
+        current = self._current.pop(batch_id, None)
+        state = None if current is None else current()
+        if current is not None and state is None:
             self._queue = deque(event for event in self._queue if event.batch_id != batch_id or id(event) in self._ends)
-        self._current.pop(batch_id, None)
-        self._dirty.discard(batch_id)
+            self._dirty.discard(batch_id)
+        elif state is not None and batch_id in self._dirty:
+            self._keep_last(state)
 
     def _is_mute(self, batch_id: str) -> bool:
         current = self._current.get(batch_id)
@@ -70,8 +76,9 @@ class Announcer:
     def announce(self, event: ProgressEvent) -> None:
         """Publish soon."""
         if len(self._queue) >= MOST_WAITING:
-            self._dirty.add(event.batch_id)
+            self._put_off(event)
             return
+        self._last.pop(event.batch_id, None)
         self._queue.append(event)
         self._wake.set()
 
@@ -84,6 +91,8 @@ class Announcer:
         """Publish terminal events; returns when all are in the stream, however long that takes."""
         loop = asyncio.get_running_loop()
         ends = {id(event): loop.create_future() for event in events}
+        for event in events:
+            self._last.pop(event.batch_id, None)
         self._ends.update(ends)
         self._queue.extend(events)
         self._wake.set()
@@ -129,14 +138,27 @@ class Announcer:
         ends = [event for event in taken if id(event) in self._ends]
         others = [event for event in taken if id(event) not in self._ends]
         ended = {event.batch_id for event in ends}
-        states = [self._current[batch]() for batch in dirty if batch in self._current and batch not in ended]
+        last, self._last = self._last, {}
+        states = [self._current[batch]() if batch in self._current else last.get(batch) for batch in dirty if batch not in ended]
         return [*others, *(state for state in states if state is not None), *ends]
 
     def _put_back(self, taken: list[ProgressEvent]) -> None:
         """Keep the ends; of the others only the batch. What was published in part will be seen twice, never out of order."""
         waiting = [*taken, *self._queue]
-        self._dirty.update(event.batch_id for event in waiting if id(event) not in self._ends)
+        for event in waiting:
+            if id(event) not in self._ends:
+                self._put_off(event)
         self._queue = deque(event for event in waiting if id(event) in self._ends)
+
+    def _put_off(self, event: ProgressEvent) -> None:
+        self._dirty.add(event.batch_id)
+        if event.batch_id not in self._current and event.status not in TERMINAL:
+            self._keep_last(event)
+
+    def _keep_last(self, event: ProgressEvent) -> None:
+        known = self._last.get(event.batch_id)
+        if known is None or known.revision <= event.revision:
+            self._last[event.batch_id] = msgspec.structs.replace(event, items=[])
 
     def _tell_ends(self, published: list[ProgressEvent]) -> None:
         for event in published:

@@ -26,6 +26,19 @@ class Policy:
     retry_delay: float
 
 
+@dataclass(frozen=True, slots=True)
+class Away:
+    """What a processor needs is not there: why, and the positions of the items that met that."""
+
+    reason: str
+    met: tuple[int, ...] = ()
+
+
+def counts(succeeded: int, away_after: int | None) -> bool:
+    """Whether finding it away again is an attempt: others got through since the item first did, so it is the item's own affair."""
+    return away_after is not None and succeeded > away_after
+
+
 def settle(position: int, key: str, attempt: int, outcome: Succeeded | Failed, policy: Policy, seconds: float) -> ItemRecord:
     """The record of one attempt. A retry without delay is marked in the same record: `processing`, with its attempt number."""
     if isinstance(outcome, Succeeded):

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from streamworker.engine.attempts import LONGEST_BURST, Pace, Policy, settle
+from streamworker.engine.attempts import LONGEST_BURST, Away, Pace, Policy, settle
 from streamworker.engine.burst_writer import BurstWriter
 from streamworker.engine.context import ItemContext, Voice
 from streamworker.engine.endings import Ending, Endings
@@ -36,7 +36,7 @@ from streamworker.errors import ConfigurationError
 from streamworker.messages import TERMINAL, Job
 from streamworker.observe.events import BatchAcquired, ItemStarted, Step
 from streamworker.processors.api import Unavailable
-from streamworker.processors.calls import Failed, Interrupted, Outcome
+from streamworker.processors.calls import Failed, Interrupted, Outcome, failure_of
 from streamworker.settings import Settings
 from streamworker.store import bursts
 from streamworker.store.batches import Acquired, Claim, timed_out
@@ -213,6 +213,9 @@ class Burst:
             processor, batch = await self._processors.get(name), batch_info(member.grant)
         except ConfigurationError:
             return
+        except Unavailable as error:
+            member.away = Away(failure_of(error).error)
+            return
         hold, self._lane.call.hold = member.arrival.hold, member.arrival.hold
         voice = Voice(
             batch, hold, partial(self._tell, member), partial(self._checkpoint, member), partial(self._note, member),
@@ -220,7 +223,7 @@ class Burst:
         )  # fmt: skip
         policy = Policy(member.grant.max_attempts, self._services.settings.retry_delay)
         for item in member.items:
-            if not (processor.is_ready or await self._is_ready(processor)):
+            if not (processor.is_ready or await self._is_ready(processor, member)):
                 return
             hold.check_deadline()
             if hold.lost is not None or self._is_over or member.recorder is not None:
@@ -234,11 +237,14 @@ class Burst:
             if self._lane.is_greedy:
                 await self._lane.be_fair()
 
-    async def _is_ready(self, processor: AnyProcessor) -> bool:
+    async def _is_ready(self, processor: AnyProcessor, member: Member) -> bool:
         try:
             await processor.ready()
-        except (ConfigurationError, Unavailable):
+        except ConfigurationError:
             return False  # for the ordinary way to deal with
+        except Unavailable as error:
+            member.away = Away(failure_of(error).error)
+            return False
         return True
 
     async def _run_item(self, member: Member, item: OpenItem, processor: AnyProcessor, policy: Policy, voice: Voice) -> ItemRecord | None:
@@ -251,7 +257,7 @@ class Burst:
             self.draining = True
             self._services.restart(f"item {item.position} of batch {voice.batch.id} does not end")
         if isinstance(outcome, Failed) and outcome.away:
-            member.away = outcome.error
+            member.away = Away(outcome.error, (item.position,))
             return None
         if isinstance(outcome, Interrupted):
             return None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from streamworker.broker.consumer import Delivery
-from streamworker.engine.attempts import Policy
+from streamworker.engine.attempts import Away, Policy
 from streamworker.engine.holds import Hold
 from streamworker.engine.progress import Progress, item_event
 from streamworker.engine.recorder import Recorder
@@ -45,7 +45,7 @@ class Member:
     together: bool
     rows: list[ItemRecord] = field(default_factory=list)
     failure: str | None = None
-    away: str | None = None
+    away: Away | None = None
     progress: Progress | None = None
     telling: bool = False
     recorder: Recorder | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from streamworker.broker.consumer import Delivery
-from streamworker.engine.attempts import next_try
+from streamworker.engine.attempts import Away, next_try
 from streamworker.engine.endings import Ending, Endings
 from streamworker.engine.holds import Hold
 from streamworker.engine.patience import Patience
@@ -14,7 +14,7 @@ from streamworker.engine.services import Services
 from streamworker.engine.waiting_room import WaitingRoom
 from streamworker.messages import TERMINAL, clean_text
 from streamworker.observe.events import BatchPaused, Step
-from streamworker.store import batches, pauses
+from streamworker.store import pauses
 from streamworker.store.batches import BatchState, Connection
 from streamworker.store.pauses import Outage
 
@@ -39,9 +39,9 @@ class Pauses:
         self._endings = endings
         self._waiting_room = waiting_room
 
-    async def pause(self, state: BatchState, hold: Hold, reason: str, delivery: Delivery, seconds: float) -> None:
+    async def pause(self, state: BatchState, hold: Hold, away: Away, processor: str, delivery: Delivery, seconds: float) -> None:
         """Pause our batch, or fail it where its time is over; `seconds` is how long it was with us."""
-        reason = clean_text(reason, LONGEST_REASON)
+        away = Away(clean_text(away.reason, LONGEST_REASON), away.met)
         last: Paused | None = None
 
         async def pause() -> Paused | BatchState | None:
@@ -50,7 +50,7 @@ class Pauses:
                 outage = await pauses.look(connection, state.id, state.epoch)
                 if outage is not None and outage.is_paused and last is not None:
                     return last  # the try before was committed, only its reply was lost
-                found = None if outage is None else await self._decide(connection, outage, reason)
+                found = None if outage is None else await self._decide(connection, outage, away)
                 last = found if isinstance(found, Paused) else None
                 self._step(state, "inside")
                 return found
@@ -62,18 +62,19 @@ class Pauses:
             case None:  # cancelled, or another worker's
                 await self._endings.after_loss(state, hold, "the lease is lost", delivery)
             case Paused():
-                self._tell(found, reason)
-                await self._waiting_room.admit(delivery, state.id, paused=True)
+                self._tell(found, away.reason)
+                await self._waiting_room.admit(delivery, state.id, processor)
             case _:
                 await self._endings.conclude(Ending(found, delivery, seconds=seconds))
 
-    async def _decide(self, connection: Connection, outage: Outage, reason: str) -> Paused | BatchState:
+    async def _decide(self, connection: Connection, outage: Outage, away: Away) -> Paused | BatchState:
         limit = self._services.settings.unavailable_timeout
         seconds = next_try(outage.pauses, outage.seconds, limit, self._services.settings.batch_timeout - outage.age)
         if seconds is None:
-            given_up = f"given up after {outage.seconds:.0f} s (STREAMWORKER_UNAVAILABLE_TIMEOUT): {reason}"
-            return await batches.fail(connection, outage.state.id, given_up)
-        paused = await pauses.pause(connection, outage, f"paused: {reason}; next try in {seconds:.3g} s", seconds)
+            given_up = f"given up after {outage.seconds:.0f} s (STREAMWORKER_UNAVAILABLE_TIMEOUT): {away.reason}"
+            return await pauses.give_up(connection, outage, given_up)
+        error = f"paused: {away.reason}; next try in {seconds:.3g} s"
+        paused = await pauses.pause(connection, outage, error, seconds, away.met)
         return Paused(paused, seconds, outage.pauses + 1)
 
     def _tell(self, paused: Paused, reason: str) -> None:

@@ -7,11 +7,11 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
-from streamworker.engine.attempts import Policy, backoff, settle
+from streamworker.engine.attempts import Away, Policy, backoff, counts, settle
 from streamworker.engine.context import ItemContext, Voice
 from streamworker.engine.holds import Call, Hold
 from streamworker.engine.lanes import Lane, Lanes
@@ -27,7 +27,7 @@ from streamworker.observe.events import Events, ItemFinished, ItemRetried, ItemS
 from streamworker.processors.api import BatchInfo, Unavailable
 from streamworker.processors.calls import Failed, Interrupted, OpenProcessor, Outcome, Succeeded, failure_of
 from streamworker.store import items
-from streamworker.store.batches import DIED, Acquired, BatchState, ChargedItem, timed_out, too_many_failures
+from streamworker.store.batches import DIED, Acquired, BatchState, ChargedItem, Connection, timed_out, too_many_failures
 from streamworker.store.items import ItemRecord, OpenItem
 from streamworker.store.pool import CONNECTION_ERRORS
 
@@ -45,7 +45,7 @@ class Run:
         self._batch = batch_info(grant)
         self._outage = grant.outage
         self._progress = Progress(services.announcer, grant.state, hold)
-        self._source = ItemSource(self._load)
+        self._source = ItemSource(self._load, self._load_away if grant.was_paused else None)
         lanes = [Lane(Call(hold)) for _ in range(settings.item_concurrency)]
         self._lanes = Lanes(lanes, settings.item_timeout, services.heartbeat, self._narrow)
         self._alone = asyncio.Lock()
@@ -60,7 +60,8 @@ class Run:
         )  # fmt: skip
         self._sprint = self._sprint_of(processor) if settings.item_timeout is None else None
         self.failure: str | None = None
-        self.away: str | None = None
+        self.away: Away | None = None
+        self.got_through: Callable[[], None] = lambda: None
         self.last_items: list[ItemEvent] = []
         self.draining = False
 
@@ -83,7 +84,7 @@ class Run:
         """What an item takes, about; None as long as none has ended."""
         return self._recorder.item_seconds
 
-    async def work(self, done: Sequence[ItemRecord], failure: str | None, away: str | None) -> bool:
+    async def work(self, done: Sequence[ItemRecord], failure: str | None, away: Away | None) -> bool:
         """Work until nothing is open; True when the batch is completed. Raises LeaseLost.
 
         `done` has ended before and is to be written; with `failure`, or where what the processor needs is `away`, that is all that is done.
@@ -96,7 +97,7 @@ class Run:
                     self._recorder.add(row)
                 await self._recorder.drain()
                 if away is not None:
-                    self._pause(away)
+                    self._pause(away.reason, *away.met)
                 if failure is not None:
                     self._fail(failure)
                 if complaint := too_many_failures(self.state.failed, self._grant.max_failures):
@@ -177,7 +178,7 @@ class Run:
     async def _start(self, lane: Lane, work: Work) -> Work | None:
         """Start the item once; returns the start that must follow at once, if any."""
         item, hold = work.item, self._hold
-        if work.attempt == 1:
+        if work.attempt == 1 and item.away_after is None:
             if not self._recorder.may_start(item.position):
                 await self._recorder.clear(item.position)
                 lane.since = time.monotonic()
@@ -222,7 +223,9 @@ class Run:
             self._interrupted(work)
             return None
         if isinstance(outcome, Failed) and outcome.away:
-            self._pause(outcome.error)
+            if item.away_after is not None:
+                await self._recorder.drain()  # whatever got through since, counts
+            self._meet(item, work.attempt, outcome.error)
             return None
         if context.saved is not None:
             item = msgspec.structs.replace(item, checkpoint=context.saved)
@@ -293,16 +296,17 @@ class Run:
             if row.write is not None:
                 self._open.pop(row.position, None)
         tell_rows(self._services.events, state, rows)
-        if self._outage is not None and any(row.progressed for row in rows):
+        if self._outage is not None and any(row.status == "completed" for row in rows):
             self._services.events.emit(OutageOver(batch_id=state.id, epoch=state.epoch, seconds=self._outage))
             self._outage = None
+            self.got_through()
         if complaint := too_many_failures(state.failed, self._grant.max_failures):
             self._fail(complaint)
 
     def _again(self, row: ItemRecord) -> None:
         item = self._open.pop(row.position, None)
         if row.away is not None:
-            return self._pause(row.away)
+            return self._pause(row.away, row.position) if item is None else self._meet(item, row.attempts + 1, row.away)
         if item is None:
             return  # its row tells: the next pass finds it
         attempt = row.attempts if row.status == "processing" else row.attempts + 1
@@ -317,9 +321,18 @@ class Run:
             self._source.close()
             self._stop()
 
-    def _pause(self, reason: str) -> None:
-        """What the processor needs is away: start nothing more; what runs may end, and counts. The item at hand has not been tried."""
-        self.away = self.away or reason
+    def _meet(self, item: OpenItem, attempt: int, reason: str) -> None:
+        """What the item needs is away: it has not been tried. But an affair of its own is an attempt, and the last one ends it."""
+        if counts(self.state.succeeded, item.away_after):
+            row = settle(item.position, item.key, attempt, Failed(reason, delay=0.0), self._policy, 0.0)
+            if row.status == "failed":
+                return self._recorder.add(row)
+            self._recorder.add(ItemRecord(item.position, item.key, "pending", attempt, error=reason))
+        self._pause(reason, item.position)
+
+    def _pause(self, reason: str, *met: int) -> None:
+        """What the processor needs is away: start nothing more; what runs may end, and counts."""
+        self.away = Away(reason, met) if self.away is None else Away(self.away.reason, (*self.away.met, *met))
         self._source.close()
 
     def _stop(self) -> None:
@@ -332,11 +345,17 @@ class Run:
             self._lanes.look_away()
 
     async def _load(self, position: int, limit: int) -> list[OpenItem]:
+        return await self._read(lambda connection: items.load_open(connection, self._batch.id, position, limit))
+
+    async def _load_away(self, limit: int) -> list[OpenItem]:
+        return await self._read(lambda connection: items.load_away(connection, self._batch.id, limit))
+
+    async def _read(self, load: Callable[[Connection], Awaitable[list[OpenItem]]]) -> list[OpenItem]:
         failures = 0
         while self._hold.lost is None:
             try:
                 async with self._services.pool.acquire() as connection:
-                    return await items.load_open(connection, self._batch.id, position, limit)
+                    return await load(connection)
             except CONNECTION_ERRORS:
                 failures += 1
                 await asyncio.sleep(backoff(failures, random.random()))  # noqa: S311

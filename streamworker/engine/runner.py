@@ -7,12 +7,13 @@ import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
 from streamworker.broker.consumer import Delivery
 from streamworker.engine.acquirer import Acquirer
-from streamworker.engine.attempts import Pace
+from streamworker.engine.attempts import Away, Pace
 from streamworker.engine.burst import MOST_ITEMS, Burst
 from streamworker.engine.endings import Ending, Endings
 from streamworker.engine.holds import HeldLease, Hold, Lost
@@ -227,8 +228,10 @@ class Runner:
         job, delivery = arrival.job, arrival.delivery
         grant, asked_at = await self._acquirer.acquire(job, delivery)
         match grant:
-            case Missing() | Paused():
-                await self._waiting_room.admit(delivery, job.batch_id, paused=isinstance(grant, Paused))
+            case Missing():
+                await self._waiting_room.admit(delivery, job.batch_id)
+            case Paused():
+                await self._waiting_room.admit(delivery, job.batch_id, self._name(grant.processor))
             case Foreign():
                 await self._endings.yield_to(grant, job.batch_id, delivery)
             case Ended(state, fresh):
@@ -258,7 +261,7 @@ class Runner:
         lost: Lost,
         done: Sequence[ItemRecord],
         failure: str | None = None,
-        away: str | None = None,
+        away: Away | None = None,
         stopping: bool = False,
     ) -> None:
         """The batch is ours: work on it, and see to it that it ends or goes on elsewhere. `done` has ended already, unwritten."""
@@ -271,10 +274,12 @@ class Runner:
                 await self._endings.bury_copy(delivery, "unknown_processor", error)
                 return await self._endings.fail(state, error, delivery, self._seconds(state))
             run = self._begin(grant, hold, await self._processors.get(name), stopping)
+            run.got_through = partial(self._waiting_room.got_through, name)
             lost.tell(run.lost)
             completed = await run.work(done, failure, away)
         except Unavailable as error:  # it cannot be opened now
-            return await self._pauses.pause(state, hold, failure_of(error).error, delivery, self._seconds(state))
+            away = Away(failure_of(error).error)
+            return await self._pauses.pause(state, hold, away, self._name(grant.processor), delivery, self._seconds(state))
         except ConfigurationError as error:
             return await self._endings.fail(state, clean_text(str(error)), delivery, self._seconds(state))
         except (GivenUp, InvalidMessage):
@@ -291,7 +296,7 @@ class Runner:
         if run.failure is not None:
             return await self._endings.fail(run.state, run.failure, delivery, self._seconds(state))
         if run.away is not None:
-            return await self._pauses.pause(run.state, hold, run.away, delivery, self._seconds(state))
+            return await self._pauses.pause(run.state, hold, run.away, name, delivery, self._seconds(state))
         await self._endings.hand_over(run.state, delivery)
 
     async def _give_up_on(self, state: BatchState, error: Exception, delivery: Delivery) -> None:
@@ -316,6 +321,9 @@ class Runner:
 
     def _seconds(self, state: BatchState) -> float:
         return time.monotonic() - self._current[state.id].since
+
+    def _name(self, processor: str | None) -> str:
+        return self._processors.registry.resolve(processor) or processor or ""
 
     def _unknown(self, name: str | None) -> str:
         served = ", ".join(self._processors.registry.names)

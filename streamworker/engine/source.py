@@ -36,11 +36,18 @@ class Work(msgspec.Struct, frozen=True):
 class ItemSource:
     """Gives the work of a batch, in order of position; retries that are due come first.
 
-    `load(position, limit)` reads the next page, and does not return before it can.
+    `load(position, limit)` reads the next page, and does not return before it can; `load_last(limit)` likewise what comes after all
+    others: not all of it, where it is more than a page.
     """
 
-    def __init__(self, load: Callable[[int, int], Awaitable[list[OpenItem]]]) -> None:
+    def __init__(
+        self,
+        load: Callable[[int, int], Awaitable[list[OpenItem]]],
+        load_last: Callable[[int], Awaitable[list[OpenItem]]] | None = None,
+    ) -> None:
         self._load = load
+        self._load_last = load_last
+        self._at_last = load_last is None
         self._page: deque[OpenItem] = deque()
         self._next_page: asyncio.Task[list[OpenItem]] | None = None
         self._position = 0
@@ -63,7 +70,8 @@ class ItemSource:
         if self.closed or not self._page or (self._due and self._due[0][0] <= time.monotonic()):
             return None
         item = self._page[0]
-        return self._page.popleft() if item.position < frontier and item.attempts == 0 else None
+        fresh = item.attempts == 0 and item.away_after is None
+        return self._page.popleft() if fresh and item.position < frontier else None
 
     async def next(self) -> Work | None:
         """The next start, or None when nothing is left to start (in this pass) or the source was closed."""
@@ -99,6 +107,7 @@ class ItemSource:
         """Begin another pass; waits for a moment when rows were left over because their time has not come."""
         await self.aclose()
         self._position, self._limit, self._read_all, self._next_page = 0, FIRST_PAGE, False, None
+        self._at_last = self._load_last is None
         self._due.clear()
 
     async def aclose(self) -> None:
@@ -123,11 +132,15 @@ class ItemSource:
         if self._next_page is not reading:
             return  # another lane turned it meanwhile
         self._next_page = None
-        if not page:
+        ended = len(page) < self._limit
+        if self._load_last is not None and (ended or self._at_last):
+            self._read_all = self._at_last
+            if not self._at_last:
+                self._at_last = True
+                self._next_page = asyncio.create_task(self._read_last(self._load_last))
+        elif ended:
             self._read_all = True
-            return
-        self._read_all = len(page) < self._limit
-        if not self._read_all:
+        else:
             self._position = page[-1].position + 1
             self._limit = _page_limit(page)
             self._next_page = self._read_page()
@@ -142,6 +155,9 @@ class ItemSource:
             return await self._load(self._position, self._limit)
 
         return asyncio.create_task(read())
+
+    async def _read_last(self, load_last: Callable[[int], Awaitable[list[OpenItem]]]) -> list[OpenItem]:
+        return await load_last(FIRST_PAGE)
 
     async def _sleep_until(self, due: float) -> None:
         self._changed.clear()

@@ -55,7 +55,7 @@ class Sprint:
     def may_start(self, work: Work) -> bool:
         """Whether a sprint may begin with this start: a first attempt below the durable mark, among quick items."""
         recorder, hold = self._recorder, self._hold
-        marked = work.attempt == 1 and work.item.position < recorder.frontier and not recorder.slow
+        marked = work.attempt == 1 and work.item.away_after is None and work.item.position < recorder.frontier and not recorder.slow
         return marked and not self._source.closed and hold.lost is None and time.monotonic() < hold.deadline
 
     def run(self, lane: Lane, item: OpenItem) -> Underway | None:

@@ -216,13 +216,14 @@ class Worker:
             self._database_url, self._settings.consumer, services.consumer, services.announcer, self.events, runner.cancelled
         )
         slots, together = self._settings.batch_concurrency, lambda: runner.pace.together
-        fetcher = Fetcher(services.consumer, slots, runner.run, together, waiting_room.holds, reconciler.entries_lost)
+        fetcher = Fetcher(services.consumer, slots, runner.run, together, waiting_room, reconciler.entries_lost)
         explainers = {"redis": services.explain_redis, "postgres": services.explain_postgres}
         fetching, reconciling, waiting = (
             Loop(name, step, self._outages, explainers)  # type: ignore[arg-type]
             for name, step in (("fetcher", fetcher.step), ("reconciler", reconciler.step), ("waiting room", waiting_room.look))
         )
         fetcher.wake, reconciler.wake, waiting_room.wake = fetching.wake, reconciling.wake, waiting.wake
+        waiting_room.offer = fetching.wake
         waiting_room.ready, waiting_room.gone = fetcher.ready, runner.not_found
         runner.free_slot, runner.forget = fetcher.free_slot, fetcher.forget
         services.announcer.start()

@@ -70,7 +70,8 @@ def outcome_of(returned: Any) -> Outcome:
 
 
 def failure_of(error: BaseException) -> Failed:
-    """What an exception of a processor means."""
+    """What an exception of a processor means; of a group whose members all say the same: what they say."""
+    error = _unwrapped(error)
     try:
         text = str(error)
     except BaseException:
@@ -86,6 +87,24 @@ def failure_of(error: BaseException) -> Failed:
         case Unavailable():
             return Failed(text, away=True)
     return Failed(text, exhausted=isinstance(error, MemoryError))
+
+
+def _unwrapped(error: BaseException) -> BaseException:
+    """Task groups raise groups: of one whose leaves are all of one kind that we know, the first, or that with the longest delay."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    leaves: list[BaseException] = []
+    groups: list[BaseExceptionGroup[BaseException]] = [error]
+    while groups:
+        for member in groups.pop().exceptions:
+            if isinstance(member, BaseExceptionGroup):
+                groups.append(member)
+            else:
+                leaves.append(member)
+    if all(isinstance(leaf, RetryAfter) for leaf in leaves):
+        return max((leaf for leaf in leaves if isinstance(leaf, RetryAfter)), key=lambda leaf: sane_delay(leaf.seconds))
+    alike = any(all(isinstance(leaf, kind) for leaf in leaves) for kind in (Permanent, Unavailable))
+    return leaves[0] if alike else error
 
 
 def sane_delay(seconds: float) -> float:

@@ -75,7 +75,8 @@ class Acquired:
     taken_from: str | None
     declared_total: int
     charged: list[ChargedItem] = field(default_factory=list)
-    outage: float | None = None  # seconds since it was first paused, where nothing has ended since
+    outage: float | None = None  # seconds since it was first paused, where nothing got through since
+    was_paused: bool = False  # some of its items may have met an outage
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,7 @@ class Paused:
     """What the batch's processor needs is away: nobody may take the batch for so many seconds."""
 
     seconds: float
+    processor: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,7 @@ async def acquire(connection: Connection, batch_id: UUID, claim: Claim) -> Acqui
     if row["status"] in TERMINAL:
         return Ended(state_of(batch_id, row))
     if (row["pause_seconds"] or 0.0) > 0:
-        return Paused(row["pause_seconds"])
+        return Paused(row["pause_seconds"], row["processor"])
     if row["worker"] is not None and row["worker_number"] != claim.number and await _owner_lives(connection, row):
         return Foreign(row["worker"], row["worker_number"] or 0, row["entry_id"], row["lease_seconds"])
     charged, careful_until, deaths = await _settle_suspects(connection, batch_id, row, claim)
@@ -211,6 +213,10 @@ async def _claim(
         items["total"], items["succeeded"], items["failed"], frontier, careful_until, deaths,
     )  # fmt: skip
     assert claimed is not None
+    was_paused = row["pauses"] > 0
+    if was_paused and row["status"] == "pending":  # a retry begins anew
+        await connection.execute(query("forget_outages"), batch_id)
+        was_paused = False
     state = BatchState(
         batch_id, "processing", items["total"], items["succeeded"], items["failed"],
         claimed["revision"], claimed["epoch"], claim.worker, None, claimed["updated_at"],
@@ -228,6 +234,7 @@ async def _claim(
         declared_total=row["total"],
         charged=charged,
         outage=row["outage_seconds"],
+        was_paused=was_paused,
     )
 
 

@@ -17,7 +17,10 @@ from streamworker.store.sql import query
 
 
 class OpenItem(msgspec.Struct, frozen=True):
-    """A row that still has work in it; `delay` (seconds) is left of a delayed retry."""
+    """A row that still has work in it; `delay` (seconds) is left of a delayed retry.
+
+    `away_after`: it has met an outage, for the first time when so many items of its batch had succeeded.
+    """
 
     position: int
     key: str
@@ -25,6 +28,7 @@ class OpenItem(msgspec.Struct, frozen=True):
     attempts: int
     checkpoint: str | None
     delay: float
+    away_after: int | None = None
 
 
 class ItemRecord(msgspec.Struct, eq=False):
@@ -53,9 +57,14 @@ class Fence:
 
 
 async def load_open(connection: Connection, batch_id: UUID, position: int, limit: int) -> list[OpenItem]:
-    """The next open items from `position` on, in order."""
+    """The next open items from `position` on, in order, but for those that have met an outage."""
     rows = await connection.fetch(query("load_items"), batch_id, position, limit)
     return [OpenItem(*row) for row in rows]
+
+
+async def load_away(connection: Connection, batch_id: UUID, limit: int) -> list[OpenItem]:
+    """Those that have: the one that waits longest first."""
+    return [OpenItem(*row) for row in await connection.fetch(query("load_away_items"), batch_id, limit)]
 
 
 async def lock(connection: Connection, fence: Fence) -> None:

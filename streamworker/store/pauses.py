@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from streamworker.store.batches import BatchState, Connection, state_of
+from streamworker.store.batches import BatchState, Connection, fail, state_of
 from streamworker.store.sql import query
 
-# A try that went on for longer (seconds) has met another outage than the one before it.
+# A try that went on for longer (seconds), from the claim on, has met another outage than the one before it.
 SAME_OUTAGE = 600.0
 
 
@@ -39,13 +39,24 @@ async def look(connection: Connection, batch_id: UUID, epoch: int) -> Outage | N
     return Outage(state_of(batch_id, row), row["pauses"], row["seconds"] if row["pauses"] else 0.0, row["age_seconds"])
 
 
-async def pause(connection: Connection, outage: Outage, error: str, seconds: float) -> BatchState:
-    """Give the batch that was looked at back, for nobody to take before so many seconds have passed; no attempt is charged to anybody."""
+async def pause(connection: Connection, outage: Outage, error: str, seconds: float, met: Sequence[int]) -> BatchState:
+    """Give the batch that was looked at back, for nobody to take before so many seconds have passed; no attempt is charged to anybody.
+
+    `met` are the positions of the items that met the outage: they come last when it goes on.
+    """
     state = outage.state
     row = await connection.fetchrow(query("pause_batch"), state.id, state.epoch, error, seconds, outage.pauses + 1)
     assert row is not None
     await connection.execute(query("unmark_retries"), state.id)
+    if met:
+        await connection.execute(query("mark_away"), state.id, met, state.succeeded)
     return state_of(state.id, row)
+
+
+async def give_up(connection: Connection, outage: Outage, error: str) -> BatchState:
+    """End the batch that was looked at as failed; the try that met the outage is charged to nobody."""
+    await connection.execute(query("unmark_retries"), outage.state.id)
+    return await fail(connection, outage.state.id, error)
 
 
 async def find_paused(connection: Connection, batch_ids: Sequence[UUID]) -> dict[UUID, float]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from streamworker import Context, Item, Result, Unavailable
-from tests.flows.processors import FOLDER, gate_file, logged, work, write_line
+from tests.flows.processors import FOLDER, TICK, gate_file, logged, work, write_line
 
 REASON = "the model server does not answer"
 
@@ -60,6 +61,42 @@ async def add_row(connection: Any, batch: str, position: int, gate: str) -> None
     """Add a row, and only then see that something is missing."""
     await connection.execute("INSERT INTO public.effects (batch, position) VALUES ($1, $2)", batch, position)
     _ask(gate)
+
+
+async def hesitate(item: Item, context: Context) -> Any:
+    """Once the gate `slow` is open it takes until the gate `answer` is, to find whether what it needs is there."""
+    with logged(item):
+        while _is_there("slow") and not _is_there("answer"):  # noqa: ASYNC110 the gate is a file
+            await asyncio.sleep(TICK)
+        return _serve(item)
+
+
+async def ask_in_group(item: Item, context: Context) -> Any:
+    """Ask in a task of its own."""
+    with logged(item):
+        async with asyncio.TaskGroup() as group:
+            asked = group.create_task(asyncio.to_thread(_serve, item))
+        return asked.result()
+
+
+class Fragile:
+    """Ends its process once; it cannot be opened again before the gate is open."""
+
+    async def __aenter__(self) -> Fragile:
+        if _is_there("ended"):
+            _ask("fragile")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    async def process(self, item: Item, context: Context) -> Any:
+        """The position."""
+        with logged(item):
+            if item.payload == "die" and not _is_there("ended"):
+                gate_file(Path(os.environ[FOLDER]), "ended").touch()
+                os._exit(1)
+            return item.position
 
 
 class Needy:

@@ -1,10 +1,10 @@
-"""Policy: how long a paused batch waits, and when that is given up."""
+"""Policy: how long a paused batch waits, when that is given up, and when it is an item's own affair."""
 
 from __future__ import annotations
 
 import pytest
 
-from streamworker.engine.attempts import next_try
+from streamworker.engine.attempts import counts, next_try
 
 DAY = 86_400.0
 
@@ -31,3 +31,10 @@ def test_the_limits_are_looked_at_when_they_are_reached(
     pauses: int, seconds: float, limit: float | None, left: float, expected: float | None
 ) -> None:
     assert next_try(pauses, seconds, limit, left) == expected
+
+
+@pytest.mark.parametrize(
+    ("succeeded", "away_after", "expected"), [(5, None, False), (5, 5, False), (6, 5, True), (0, 0, False), (1, 0, True), (4, 5, False)]
+)
+def test_it_is_an_attempt_once_others_got_through(succeeded: int, away_after: int | None, expected: bool) -> None:
+    assert counts(succeeded, away_after) is expected
