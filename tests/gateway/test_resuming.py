@@ -270,6 +270,56 @@ async def test_readers_that_come_and_go_while_a_worker_works(redis_url: str, dat
         world.finish()
 
 
+@pytest.mark.parametrize("seed", [3])
+async def test_readers_that_come_and_go_while_everything_breaks(tmp_short: Path, database_url: str, tmp_path: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    server = RedisServer("valkey", tmp_short / "redis")  # it forgets everything when it ends
+    server.start()
+    try:
+        with Scene(server.url, database_url, tmp_path, max_attempts="1000") as world:
+            async with live_scene_on(server.url, database_url) as scene:
+                await scene.connection.execute("DELETE FROM streamworker.batches")
+                batch_id = world.submit([sleep(chance.randint(1, 15)) for _ in range(500)], max_attempts=1000)
+                readers = [Reader(scene.port, batch_id, random.Random(chance.random())) for _ in range(6)]
+                world.begin_worker()
+
+                async def break_things() -> None:
+                    for deed in chance.sample(["flush", "trim", "restart", "kill", "flush", "trim"], 6):
+                        await world_moved(world, batch_id)
+                        if deed == "flush":
+                            await scene.broker.flushall()
+                        elif deed == "trim":
+                            await scene.broker.xtrim("progress", maxlen=chance.randint(0, 3), approximate=False)
+                        elif deed == "kill":
+                            world.workers[-1].kill()
+                            world.begin_worker()
+                        else:
+                            await asyncio.to_thread(server.kill)
+                            await world_moved(world, batch_id)
+                            await asyncio.to_thread(server.start)
+
+                async with asyncio.timeout(100):
+                    await asyncio.gather(break_things(), *(reader.run(scene) for reader in readers))
+                row = world.batch(batch_id)
+                for reader in readers:
+                    reader.check()
+                    assert reader.frames[-2]["event"]["revision"] == row["revision"]
+                    assert reader.frames[-1]["status"] == row["status"] == "completed"
+    finally:
+        server.close()
+
+
+async def world_moved(world: Scene, batch_id: UUID) -> None:
+    """Return when the batch has gone on for a while."""
+
+    def processed() -> int:
+        return int(world.batch(batch_id)["processed"])
+
+    before = await asyncio.to_thread(processed)
+    wanted = min(500, before + 40)
+    await asyncio.to_thread(world.wait, lambda: processed() >= wanted, 60, f"{wanted} items")
+
+
 async def test_a_flush_between_two_visits(scene: LiveScene, redis_server: RedisServer) -> None:
     token = await token_after(scene, 2)
     redis_server.flush()
