@@ -170,6 +170,17 @@ class TestWhatCannotBeProven:
             async with scene.socket(scene.batch_id, since=token) as late:
                 assert (await late.event())["reset"]
 
+    async def test_who_heard_from_postgres_first_does_not_hear_less(self, scene: LiveScene) -> None:
+        async with scene.socket(scene.batch_id) as first:
+            await first.until("live")
+            await asyncio.sleep(0.3)  # so that Postgres is asked again
+            await scene.record(3)
+            async with scene.socket(scene.batch_id) as second:
+                snapshot = (await second.until("live"))[0]
+            assert told([snapshot]) == [("snapshot", 3)]
+            async with scene.socket(scene.batch_id, since=snapshot["id"]) as third:  # at once: Postgres is not asked
+                assert told(await third.until("live")) == [("snapshot", 3)]
+
 
 class TestTheEnd:
     async def test_a_stream_whose_batch_has_ended_is_not_opened_again(self, scene: LiveScene) -> None:
