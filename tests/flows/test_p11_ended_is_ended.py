@@ -354,6 +354,7 @@ class TestRetryOfOne:
         shared.database.rows("UPDATE streamworker.batches SET max_failures = 1 WHERE id = $1", batch_id)
         cancel(shared, batch_id)
         shared.wait_announced(batch_id)
+        shared.wait(lambda: shared.redis.xlen(STREAM) == 0, 10, "the acknowledgement")
         before = rows(shared, batch_id)
         assert retry_one(shared, batch_id, 0) == 0
         assert rows(shared, batch_id) == before
