@@ -68,7 +68,10 @@ class Connection:
         if self._waiter is not None and self.direct is not None and self._is_empty() and self.direct(frame):
             self.last_sent = time.monotonic()
             return
-        if self._stale and frame.batch_id in self._stale and frame.kind in OVERTAKEN:
+        if self._stale and frame.kind in OVERTAKEN:
+            # Of no batch anything more until all is shown: a later id would stand for what was dropped, too.
+            if frame.batch_id is not None:
+                self._stale.add(frame.batch_id)
             return
         self._frames.append(frame)
         self._bytes += len(frame.json)

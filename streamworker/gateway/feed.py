@@ -42,7 +42,7 @@ class Feed:
         self._highest_told = -1
         self._opened: tuple[Position, int] = (START, -1)
         self._mended_at: Position | None = None
-        self._ahead: tuple[Position, int] | None = None  # where somebody was shown a state that the stream had not told yet
+        self._ahead: tuple[Position, ProgressEvent] | None = None  # where somebody was shown a state that the stream had not told yet
         self._kept: tuple[bool, float, Frame] | None = None
 
     @property
@@ -143,6 +143,8 @@ class Feed:
         `snapshot` was just read, if it was; `bare`: other batches are to be told beside this one.
         """
         assert self.state is not None
+        if self._ahead is not None and (snapshot is None or snapshot.revision < self._ahead[1].revision):
+            snapshot = self._ahead[1]  # nobody is to hear less than somebody has heard
         self.watchers.setdefault(connection, -1)
         newest = max(self.revision, -1 if snapshot is None else snapshot.revision)
         known = since.revision if since is not None else None
@@ -168,7 +170,7 @@ class Feed:
         known = -1 if known is None else known
         if self._opened[0] <= token.position:
             known = max(known, self._opened[1])
-        if known < 0 or (self._ahead is not None and self._ahead[0] <= token.position and known < self._ahead[1]):
+        if known < 0 or (self._ahead is not None and self._ahead[0] <= token.position and known < self._ahead[1].revision):
             return None
         found = chain(self.history.after(self.batch_id, token.position), known)
         last = max([known, *(record.highest for record in found or ())])
@@ -200,7 +202,7 @@ class Feed:
         assert self.state is not None
         if newer is not None and newer.revision > self.revision:
             event, shown = newer, self._snapshot(reset, newer)
-            self._ahead = (self.history.newest, newer.revision)
+            self._ahead = (self.history.newest, newer)
         else:
             event, shown = self.state, self._snapshot_frame(reset)
         connection.offer(shown.bare if bare else shown)

@@ -14,7 +14,7 @@ from streamworker.gateway.connection import Connection
 from streamworker.gateway.feed import FRESH, Feed
 from streamworker.gateway.frames import Complaint, frame
 from streamworker.gateway.reader import Reader
-from streamworker.gateway.resume import History
+from streamworker.gateway.resume import History, Since
 from streamworker.gateway.stream import Told
 from streamworker.messages import ProgressEvent
 from streamworker.store import progress
@@ -55,9 +55,10 @@ class Feeds:
         feed.interest += 1
         return feed
 
-    async def open(self, feed: Feed) -> ProgressEvent | None:
+    async def open(self, feed: Feed, since: Since | None = None) -> ProgressEvent | None:
         """Wait until the state is known; returns what Postgres says now, None where it was asked a moment ago. BatchNotFound."""
-        if feed.is_fresh(time.monotonic()):
+        # Who comes from another gateway may have heard more than the stream has told here.
+        if feed.is_fresh(time.monotonic()) and not (since and since.token and since.token.position > self._history.newest):
             return None
         try:
             # While Postgres is away what is known will do, if anything is.

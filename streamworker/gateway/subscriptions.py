@@ -66,7 +66,7 @@ class Subscriptions:
         """Tell this client of these batches: what there is or what it has missed, `live`, and what comes."""
         feeds = [self._feeds.take(id) for id in ids if id != ALL]
         try:
-            opening = [self._feeds.open(feed) for feed in feeds]
+            opening = [self._feeds.open(feed, since) for feed in feeds]
             found = await asyncio.gather(*opening, return_exceptions=True) if len(opening) > 1 else [await _caught(one) for one in opening]
             if ALL in ids:
                 await self._open_overview(connection)

@@ -348,11 +348,13 @@ class TestRetryOfOne:
         there(connection.close())
 
     def test_among_more_failures_than_are_allowed_it_would_not_even_start(self, shared: Scene) -> None:
-        batch_id = shared.job([act("permanent"), act("permanent"), act("permanent"), hold(f"{next(GATES)}")], max_failures=2)
+        batch_id = shared.job([act("permanent"), act("permanent"), act("permanent"), hold(f"{next(GATES)}")], max_failures=3)
         shared.wait_start(batch_id, 3)
+        shared.wait(lambda: shared.batch(batch_id)["failed"] == 3, 10, "the failures to be recorded")
         shared.database.rows("UPDATE streamworker.batches SET max_failures = 1 WHERE id = $1", batch_id)
         cancel(shared, batch_id)
         shared.wait_announced(batch_id)
+        shared.wait(lambda: shared.redis.xlen(STREAM) == 0, 10, "the acknowledgement")
         before = rows(shared, batch_id)
         assert retry_one(shared, batch_id, 0) == 0
         assert rows(shared, batch_id) == before

@@ -74,6 +74,26 @@ async def test_who_begins_to_read_again_gets_the_present_state_and_goes_on(scene
         assert [frame["type"] for frame in await client.until("end")] == ["event", "end"]
 
 
+async def test_no_id_stands_for_what_was_dropped_of_another_batch(scene: LiveScene) -> None:
+    other = await scene.submit()
+    async with scene.socket(scene.batch_id, other.batch_id) as client:
+        await client.until("live")
+        client.connection.transport.pause_reading()
+        await publish_large(scene, 1, 150)
+        for revision in range(1, 6):
+            await other.step(revision)
+        await scene.caught_up()
+        client.connection.transport.resume_reading()
+        frames = await client.until("live")
+    told = [frame for frame in frames if "id" in frame]
+    assert {frame["batch_id"] for frame in told[:-1]} == {str(scene.batch_id)}
+    shown = {frame["batch_id"]: frame["event"]["revision"] for frame in frames if frame["type"] == "snapshot"}
+    assert shown == {str(scene.batch_id): 150, str(other.batch_id): 5}
+    async with scene.events(scene.batch_id, other.batch_id, last_id=told[-2]["id"]) as stream:  # it left before the snapshots
+        missed = [frame for frame in [await stream.frame() for _ in range(3)] if frame]
+    assert [frame["type"] for frame in missed] == ["snapshot", "snapshot", "live"]  # they were more than are kept
+
+
 async def test_who_takes_nothing_for_long_is_cut_off(scene: LiveScene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streamworker.gateway.hub.PATIENCE", 1.0)
     sleeper = await scene.raw(f"/ws?batch_id={scene.batch_id}")

@@ -138,6 +138,7 @@ def take(browser: Chromium, scene: Scene, gateway: Gateway, folder: Path, into: 
         shoot(page, into / "page-list.png")
         page.open(f"{gateway.url}#/batches/{mixed}")
         page.until("document.querySelectorAll('.groups details').length >= 2")
+        page.until("document.querySelectorAll('.items .thumb').length > 5")
         page.run("document.querySelector('.groups details').open = true")
         page.run("scrollTo(0, document.querySelector('.columns').offsetTop - 68)")
         settle(page)

@@ -6,7 +6,7 @@ import { count, duration, moment, percent, plural, rate } from "./format.js";
 const HEIGHT = 232;
 const TOP = { from: 10, to: 128 };
 const LOW = { from: 156, to: 206 };
-const LEFT = 44;
+const LEFT = 54;
 const RIGHT = 8;
 const MOST = 480; // samples kept
 const BARS = 60;
@@ -130,7 +130,7 @@ export class Chart {
       return `M${a.toFixed(1)} ${LOW.to}V${y.toFixed(1)}H${b.toFixed(1)}V${LOW.to}Z`;
     });
     this.rates.setAttribute("d", parts.join(""));
-    setText(this.labels[3], rate(top) || "");
+    setText(this.labels[3], rate(top).replace(".0/", "/"));
   }
 
   #axes(span, inner) {
