@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from streamworker.processors.calls import Failed, Succeeded
+from streamworker.processors.outcomes import Failed, Succeeded
 from streamworker.store.items import ItemRecord
 
 # A commit may cost a twentieth of the work it protects; cheaper items share one. But never is more work than this

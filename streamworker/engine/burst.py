@@ -36,7 +36,7 @@ from streamworker.errors import ConfigurationError
 from streamworker.messages import TERMINAL, Job
 from streamworker.observe.events import BatchAcquired, ItemStarted, Step
 from streamworker.processors.api import Unavailable
-from streamworker.processors.calls import Failed, Interrupted, Outcome, failure_of
+from streamworker.processors.outcomes import Failed, Interrupted, Outcome, failure_of
 from streamworker.settings import Settings
 from streamworker.store import bursts
 from streamworker.store.batches import Acquired, Claim, timed_out

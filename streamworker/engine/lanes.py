@@ -13,7 +13,7 @@ from streamworker.engine.attempts import Policy, settle
 from streamworker.engine.context import ItemContext
 from streamworker.engine.heartbeat import Heartbeat
 from streamworker.engine.holds import INTERRUPT_GRACE, Call
-from streamworker.processors.calls import Failed, Interrupted, Outcome
+from streamworker.processors.outcomes import Failed, Interrupted, Outcome
 
 # How long a lane may keep the loop to itself while its items never wait for anything.
 FAIR_SHARE = 0.002

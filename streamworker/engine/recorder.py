@@ -18,7 +18,7 @@ from streamworker.engine.outages import Outages
 from streamworker.errors import LeaseLost
 from streamworker.messages import TERMINAL
 from streamworker.observe.events import Events, Step
-from streamworker.processors.calls import failure_of
+from streamworker.processors.outcomes import failure_of
 from streamworker.store import batches, items
 from streamworker.store.batches import Acquired, BatchState
 from streamworker.store.items import Fence, ItemRecord

@@ -25,7 +25,8 @@ from streamworker.errors import ConfigurationError, LeaseLost
 from streamworker.messages import TERMINAL, ItemEvent, clean_text
 from streamworker.observe.events import Events, ItemFinished, ItemRetried, ItemStarted, OutageOver, Step
 from streamworker.processors.api import BatchInfo, Unavailable
-from streamworker.processors.calls import Failed, Interrupted, OpenProcessor, Outcome, Succeeded, failure_of
+from streamworker.processors.calls import OpenProcessor
+from streamworker.processors.outcomes import Failed, Interrupted, Outcome, Succeeded, failure_of
 from streamworker.store import items
 from streamworker.store.batches import DIED, Acquired, BatchState, ChargedItem, Connection, timed_out, too_many_failures
 from streamworker.store.items import ItemRecord, OpenItem

@@ -28,7 +28,7 @@ from streamworker.errors import ConfigurationError, InvalidMessage, LeaseLost
 from streamworker.messages import Job, clean_text, decode_job
 from streamworker.observe.events import Step
 from streamworker.processors.api import Unavailable
-from streamworker.processors.calls import failure_of
+from streamworker.processors.outcomes import failure_of
 from streamworker.store.batches import Acquired, BatchState, Ended, Foreign, Missing, Paused
 from streamworker.store.items import ItemRecord
 

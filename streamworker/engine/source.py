@@ -12,7 +12,7 @@ from uuid import UUID
 import msgspec
 
 from streamworker.processors.api import Item
-from streamworker.processors.calls import Failed
+from streamworker.processors.outcomes import Failed
 from streamworker.store.items import OpenItem
 from streamworker.store.rows import from_json
 

@@ -14,7 +14,8 @@ from streamworker.engine.holds import Hold
 from streamworker.engine.lanes import FAIR_SHARE, Lane
 from streamworker.engine.recorder import Recorder
 from streamworker.engine.source import ItemSource, Work, item_of
-from streamworker.processors.calls import Failed, OpenProcessor, Outcome, Succeeded
+from streamworker.processors.calls import OpenProcessor
+from streamworker.processors.outcomes import Failed, Outcome, Succeeded
 from streamworker.store.items import ItemRecord, OpenItem
 
 

@@ -1,115 +1,27 @@
 """Calling user code: on the worker's own loop, on a loop in a thread, or as a plain function in a thread.
 
-The one place that catches what a processor raises; whatever it does becomes an Outcome.
+Here and in `threads.py` is caught what a processor raises; whatever it does becomes an Outcome.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
-import queue
-import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import CoroutineType
 from typing import Any
 
-import msgspec
-
 from streamworker.errors import ConfigurationError
-from streamworker.messages import clean_text, to_json
-from streamworker.processors.api import Context, Item, Permanent, Result, RetryAfter, Unavailable
+from streamworker.messages import clean_text
+from streamworker.processors.api import Context, Item, Unavailable
 from streamworker.processors.importing import Plugin, call_of, is_async
+from streamworker.processors.outcomes import Interrupted, Outcome, failure_of, outcome_of
+from streamworker.processors.threads import CallThread, LoopThread, only_in
 
 # How long (seconds) an interrupted call in a thread may take to end.
 THREAD_GRACE = 0.5
-
-
-class Succeeded(msgspec.Struct, frozen=True):
-    """The processor returned: `value` is JSON text."""
-
-    value: str | None
-    write: Callable[[Any], Awaitable[Any]] | None = None
-
-
-class Failed(msgspec.Struct, frozen=True):
-    """The attempt failed; `delay` (seconds) asks for a later retry, `permanent` for none. `exhausted`: there was no memory left.
-
-    `away`: it was no attempt, since what the processor needs was not there.
-    """
-
-    error: str
-    permanent: bool = False
-    delay: float | None = None
-    exhausted: bool = False
-    away: bool = False
-
-
-class Interrupted(msgspec.Struct, frozen=True):
-    """We ended it ourselves: the batch was cancelled, handed over or lost. It counts for nothing."""
-
-
-Outcome = Succeeded | Failed | Interrupted
-
-
-class Interruption(BaseException):
-    """Thrown into a thread whose result is no longer wanted. Not an Exception, so that user code seldom catches it."""
-
-
-def outcome_of(returned: Any) -> Outcome:
-    """What a processor's return value means."""
-    result = returned if isinstance(returned, Result) else Result(returned)
-    if result.value is None:
-        return Succeeded(None, result.write)
-    try:
-        return Succeeded(to_json(result.value), result.write)
-    except ValueError as error:
-        return Failed(clean_text(f"result cannot be stored: {error}"), permanent=False)
-
-
-def failure_of(error: BaseException) -> Failed:
-    """What an exception of a processor means; of a group whose members all say the same: what they say."""
-    error = _unwrapped(error)
-    try:
-        text = str(error)
-    except BaseException:
-        text = "(its text cannot be shown)"
-    text = clean_text(text or type(error).__name__)
-    if not isinstance(error, Exception):
-        text = clean_text(f"{type(error).__name__}: {text}" if text != type(error).__name__ else text)
-    match error:
-        case Permanent():
-            return Failed(text, permanent=True)
-        case RetryAfter():
-            return Failed(text, delay=sane_delay(error.seconds))
-        case Unavailable():
-            return Failed(text, away=True)
-    return Failed(text, exhausted=isinstance(error, MemoryError))
-
-
-def _unwrapped(error: BaseException) -> BaseException:
-    """Task groups raise groups: of one whose leaves are all of one kind that we know, the first, or that with the longest delay."""
-    if not isinstance(error, BaseExceptionGroup):
-        return error
-    leaves: list[BaseException] = []
-    groups: list[BaseExceptionGroup[BaseException]] = [error]
-    while groups:
-        for member in groups.pop().exceptions:
-            if isinstance(member, BaseExceptionGroup):
-                groups.append(member)
-            else:
-                leaves.append(member)
-    if all(isinstance(leaf, RetryAfter) for leaf in leaves):
-        return max((leaf for leaf in leaves if isinstance(leaf, RetryAfter)), key=lambda leaf: sane_delay(leaf.seconds))
-    alike = any(all(isinstance(leaf, kind) for leaf in leaves) for kind in (Permanent, Unavailable))
-    return leaves[0] if alike else error
-
-
-def sane_delay(seconds: float) -> float:
-    """The delay of a retry: NaN and negative ones mean "now"; a year is longer than any batch may run."""
-    return min(seconds, 31_536_000.0) if seconds > 0 else 0.0
 
 
 class Started:
@@ -166,104 +78,6 @@ def _ended_by(error: BaseException) -> Outcome:
         if asking is not None and asking.cancelling():
             return Interrupted()
     return failure_of(error)  # a CancelledError of the processor's own is a failed attempt like any other
-
-
-def only_in(process: int) -> None:
-    """A process that user code has forked, and that came back from it, ends here: the worker is another one, and goes on."""
-    if os.getpid() != process:
-        os._exit(0)
-
-
-class CallThread:
-    """One thread that runs plain functions, one after another; what it runs can be interrupted."""
-
-    def __init__(self, name: str) -> None:
-        self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Callable[[Outcome], None]] | None] = queue.SimpleQueue()
-        self._running = False
-        self._process = os.getpid()
-        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
-        self._thread.start()
-
-    def submit(self, call: Callable[[], Any], done: Callable[[Outcome], None]) -> None:
-        """Run `call`; `done` gets the outcome, in this thread."""
-        self._calls.put((call, done))
-
-    def interrupt(self) -> None:
-        """Throw Interruption into the running call: it arrives at the next Python instruction, not inside native code."""
-        if self._running and self._thread.ident is not None:
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread.ident), ctypes.py_object(Interruption))
-
-    def stop(self) -> None:
-        """End the thread once it is idle; one that hangs dies with the process."""
-        self._calls.put(None)
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                entry = self._calls.get()
-                if entry is None:
-                    return
-                self._run(*entry)
-            except Interruption:
-                continue  # it arrived late, after the call had ended
-
-    def _run(self, call: Callable[[], Any], done: Callable[[Outcome], None]) -> None:
-        outcome: Outcome = Interrupted()
-        try:
-            try:
-                self._running = True
-                outcome = outcome_of(call())
-            except Interruption:
-                outcome = Interrupted()
-            except BaseException as error:
-                outcome = failure_of(error)
-            finally:
-                self._running = False
-        except Interruption:
-            pass
-        only_in(self._process)
-        while True:
-            try:
-                return done(outcome)
-            except Interruption:
-                continue  # it must be told, however late the interruption arrives
-
-
-class LoopThread:
-    """A thread with an event loop of its own, for async processors that must not block the worker's."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._process = os.getpid()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="processor-loop", daemon=True)
-        self._thread.start()
-
-    async def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Await the coroutine over there."""
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, self._loop))
-
-    def submit(self, coroutine: Coroutine[Any, Any, Any], done: Callable[[Outcome], None]) -> Callable[[], None]:
-        """Start the coroutine over there; `done` gets its outcome, over there. Returns what interrupts it."""
-
-        async def serve() -> None:
-            try:
-                outcome = outcome_of(await coroutine)
-            except BaseException as error:
-                running = asyncio.current_task()
-                outcome = Interrupted() if running is not None and running.cancelling() else failure_of(error)
-            only_in(self._process)
-            done(outcome)
-
-        started = asyncio.run_coroutine_threadsafe(serve(), self._loop)
-
-        def interrupt() -> None:
-            started.cancel()
-
-        return interrupt
-
-    def stop(self) -> None:
-        """End the loop; one that is blocked dies with the process."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
 
 
 class OpenProcessor:

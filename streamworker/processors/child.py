@@ -20,11 +20,12 @@ from streamworker.errors import ConfigurationError
 from streamworker.messages import clean_text
 from streamworker.processors import frames, importing
 from streamworker.processors.api import BatchInfo, Item, Unavailable
-from streamworker.processors.calls import Failed, Interrupted, OpenProcessor, Outcome
+from streamworker.processors.calls import OpenProcessor
 from streamworker.processors.channel import Channel, ForwardLogs, give_up
 from streamworker.processors.child_context import ChildContext
 from streamworker.processors.importing import Plugin
 from streamworker.processors.life import end_with, limit_memory
+from streamworker.processors.outcomes import Failed, Interrupted, Outcome
 from streamworker.processors.writes import name_write
 
 

@@ -16,8 +16,8 @@ from streamworker.errors import ConfigurationError
 from streamworker.messages import clean_text
 from streamworker.processors import frames
 from streamworker.processors.api import Context, Item, Unavailable
-from streamworker.processors.calls import Failed, Interrupted, Outcome, Succeeded, sane_delay
 from streamworker.processors.child_process import ChildDied, ChildProcess
+from streamworker.processors.outcomes import Failed, Interrupted, Outcome, Succeeded, sane_delay
 from streamworker.processors.writes import Write, find_write
 
 LOG = logging.getLogger("streamworker.processor")

@@ -12,9 +12,10 @@ from uuid import uuid4
 from streamworker.engine.attempts import Policy, settle
 from streamworker.messages import MAX_KEY, to_json
 from streamworker.processors.api import BatchInfo, Item
-from streamworker.processors.calls import Failed, OpenProcessor, Outcome, Succeeded, failure_of
+from streamworker.processors.calls import OpenProcessor
 from streamworker.processors.importing import Plugin, check
 from streamworker.processors.loading import Registry
+from streamworker.processors.outcomes import Failed, Outcome, Succeeded, failure_of
 from streamworker.store.batches import DIED
 from streamworker.store.items import ItemRecord
 from streamworker.testing.context import RecordingContext, Told

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from streamworker import Permanent, RetryAfter, Unavailable
-from streamworker.processors.calls import Failed, failure_of
+from streamworker.processors.outcomes import Failed, failure_of
 
 
 def group(*errors: BaseException) -> BaseException:

@@ -18,9 +18,9 @@ import pytest
 from streamworker.errors import ConfigurationError
 from streamworker.processors import frames
 from streamworker.processors.api import DONE, BatchInfo, Item
-from streamworker.processors.calls import Failed, Interrupted, Outcome, Succeeded
 from streamworker.processors.frames import BadFrame, Budget, Frames, FromChild, Named, ToChild, pack
 from streamworker.processors.isolated import IsolatedProcessor, Nursery
+from streamworker.processors.outcomes import Failed, Interrupted, Outcome, Succeeded
 from streamworker.processors.output import LOG, LONGEST_LINE, Output
 from streamworker.processors.spawning import without_secrets
 from streamworker.processors.writes import belongs, find_write, name_write

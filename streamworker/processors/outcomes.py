@@ -1,0 +1,92 @@
+"""What an attempt ended as, and what a processor's return value or exception means."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from streamworker.messages import clean_text, to_json
+from streamworker.processors.api import Permanent, Result, RetryAfter, Unavailable
+
+
+class Succeeded(msgspec.Struct, frozen=True):
+    """The processor returned: `value` is JSON text."""
+
+    value: str | None
+    write: Callable[[Any], Awaitable[Any]] | None = None
+
+
+class Failed(msgspec.Struct, frozen=True):
+    """The attempt failed; `delay` (seconds) asks for a later retry, `permanent` for none. `exhausted`: there was no memory left.
+
+    `away`: it was no attempt, since what the processor needs was not there.
+    """
+
+    error: str
+    permanent: bool = False
+    delay: float | None = None
+    exhausted: bool = False
+    away: bool = False
+
+
+class Interrupted(msgspec.Struct, frozen=True):
+    """We ended it ourselves: the batch was cancelled, handed over or lost. It counts for nothing."""
+
+
+Outcome = Succeeded | Failed | Interrupted
+
+
+def outcome_of(returned: Any) -> Outcome:
+    """What a processor's return value means."""
+    result = returned if isinstance(returned, Result) else Result(returned)
+    if result.value is None:
+        return Succeeded(None, result.write)
+    try:
+        return Succeeded(to_json(result.value), result.write)
+    except ValueError as error:
+        return Failed(clean_text(f"result cannot be stored: {error}"), permanent=False)
+
+
+def failure_of(error: BaseException) -> Failed:
+    """What an exception of a processor means; of a group whose members all say the same: what they say."""
+    error = _unwrapped(error)
+    try:
+        text = str(error)
+    except BaseException:
+        text = "(its text cannot be shown)"
+    text = clean_text(text or type(error).__name__)
+    if not isinstance(error, Exception):
+        text = clean_text(f"{type(error).__name__}: {text}" if text != type(error).__name__ else text)
+    match error:
+        case Permanent():
+            return Failed(text, permanent=True)
+        case RetryAfter():
+            return Failed(text, delay=sane_delay(error.seconds))
+        case Unavailable():
+            return Failed(text, away=True)
+    return Failed(text, exhausted=isinstance(error, MemoryError))
+
+
+def _unwrapped(error: BaseException) -> BaseException:
+    """Task groups raise groups: of one whose leaves are all of one kind that we know, the first, or that with the longest delay."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    leaves: list[BaseException] = []
+    groups: list[BaseExceptionGroup[BaseException]] = [error]
+    while groups:
+        for member in groups.pop().exceptions:
+            if isinstance(member, BaseExceptionGroup):
+                groups.append(member)
+            else:
+                leaves.append(member)
+    if all(isinstance(leaf, RetryAfter) for leaf in leaves):
+        return max((leaf for leaf in leaves if isinstance(leaf, RetryAfter)), key=lambda leaf: sane_delay(leaf.seconds))
+    alike = any(all(isinstance(leaf, kind) for leaf in leaves) for kind in (Permanent, Unavailable))
+    return leaves[0] if alike else error
+
+
+def sane_delay(seconds: float) -> float:
+    """The delay of a retry: NaN and negative ones mean "now"; a year is longer than any batch may run."""
+    return min(seconds, 31_536_000.0) if seconds > 0 else 0.0
