@@ -152,6 +152,7 @@ def take(browser: Chromium, scene: Scene, gateway: Gateway, folder: Path, into: 
         shoot(phone, into / "page-phone.png")
         phone.open(f"{gateway.url}#/batches/{archive}")
         phone.until("document.querySelector('.batch:not([hidden])')")
+        phone.until("document.querySelector('.chart .edge').getAttribute('d') && document.querySelector('.running li')", 60)
         settle(phone)
         shoot(phone, into / "page-phone-batch.png")
     for worker in scene.workers:
