@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from streamworker.gateway.frames import Frame
 
 MOST_BYTES = 1024 * 1024
-MOST_FRAMES = 2_000
+MOST_FRAMES = 1_000
 OVERTAKEN = frozenset({"event", "snapshot", "end", "live"})  # what a fresh snapshot makes up for
 
 
@@ -25,6 +25,7 @@ class Connection:
         "__weakref__",
         "_bytes",
         "_frames",
+        "_missed",
         "_resync",
         "_stale",
         "_states",
@@ -58,6 +59,7 @@ class Connection:
         self.sending_since: float | None = None
         self._resync = resync
         self._frames: deque[Frame] = deque()
+        self._missed: deque[Frame] = deque()
         self._states: dict[str, Frame] = {}
         self._stale: set[str] = set()
         self._bytes = 0
@@ -79,6 +81,11 @@ class Connection:
             self._overflow()
         self._wake()
 
+    def offer_missed(self, frames: Iterable[Frame]) -> None:
+        """Send these first: they are older than all that waits. They are kept for others anyway, so there is no bound to them here."""
+        self._missed.extend(frames)
+        self._wake()
+
     def offer_state(self, key: str, frame: Frame) -> None:
         """Send this when nothing else is waiting, unless something newer with the same key comes first.
 
@@ -91,11 +98,12 @@ class Connection:
         self._wake()
 
     def _is_empty(self) -> bool:
-        return not (self._frames or self._states or self._stale or self.closing)
+        return not (self._missed or self._frames or self._states or self._stale or self.closing)
 
     def forget(self, batch_id: str) -> None:
         """What is waiting of this batch is of no interest any more."""
         self._stale.discard(batch_id)
+        self._missed = deque(frame for frame in self._missed if frame.batch_id != batch_id)
         self._keep([frame for frame in self._frames if frame.batch_id != batch_id or frame.kind not in OVERTAKEN])
 
     def close(self, code: int, reason: str) -> None:
@@ -108,6 +116,9 @@ class Connection:
         """The next frame to send; None when it is time to close."""
         self.sending_since = None
         while True:
+            if self._missed:
+                frame = self._missed.popleft()
+                break
             if self._frames:
                 frame = self._frames.popleft()
                 self._bytes -= len(frame.json)

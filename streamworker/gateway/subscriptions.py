@@ -93,8 +93,8 @@ class Subscriptions:
                 if records is not None:
                     resumed.append(feed)
                     missed += [(feed, record) for record in records]
-        for feed, record in sorted(missed, key=lambda one: one[1].position):  # of several batches, in the order in which it happened
-            connection.offer(feed.event_frame(record))
+        in_order = sorted(missed, key=lambda one: one[1].position)  # of several batches, as it happened
+        connection.offer_missed(feed.event_frame(record) for feed, record in in_order)
         for feed in resumed:
             if feed.ended and feed.state is not None:
                 connection.offer(feed.end_frame(feed.state))

@@ -12,6 +12,7 @@ import httpx
 import pytest
 import websockets
 
+from streamworker.messages import encode_event
 from tests.flows.processors import sleep
 from tests.flows.scene import Scene
 from tests.gateway.live_scene import Frame, LiveScene, gateway_on, live_scene_on
@@ -52,6 +53,17 @@ class TestWhatWasMissed:
             assert told(await client.until("live")) == [("event", 3), ("event", 4), ("event", 5)]
         async with scene.events(scene.batch_id, last_id=token) as stream:
             assert [(await stream.frame() or {})["event"]["revision"] for _ in range(3)] == [3, 4, 5]
+
+    async def test_also_where_it_is_much(self, scene: LiveScene) -> None:
+        token = await token_after(scene, 1)
+        await scene.record(4000)
+        async with scene.broker.pipeline(transaction=False) as pipeline:
+            for revision in range(2, 4001):
+                pipeline.xadd("progress", {"batch_id": str(scene.batch_id), "event": encode_event(scene.event(revision))})
+            await pipeline.execute()
+        await scene.caught_up()
+        async with scene.socket(scene.batch_id, since=token) as client:
+            assert told(await client.until("live")) == [("event", revision) for revision in range(2, 4001)]
 
     async def test_nothing_where_nothing_was_missed(self, scene: LiveScene) -> None:
         token = await token_after(scene, 2)

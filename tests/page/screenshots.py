@@ -152,6 +152,7 @@ def take(browser: Chromium, scene: Scene, gateway: Gateway, folder: Path, into: 
         shoot(phone, into / "page-phone.png")
         phone.open(f"{gateway.url}#/batches/{archive}")
         phone.until("document.querySelector('.batch:not([hidden])')")
+        phone.until("document.querySelector('.chart .edge').getAttribute('d') && document.querySelector('.running li')", 60)
         settle(phone)
         shoot(phone, into / "page-phone-batch.png")
     for worker in scene.workers:
@@ -161,7 +162,8 @@ def take(browser: Chromium, scene: Scene, gateway: Gateway, folder: Path, into: 
 def settle(page: Page) -> None:
     """Wait until pictures are there and bars stand still."""
     page.run("Promise.all([...document.images].map(image => image.decode().catch(() => {})))")
-    page.run("Promise.all(document.getAnimations().filter(({effect}) => effect.getTiming().iterations === 1).map(one => one.finished))")
+    once = "document.getAnimations().filter(({effect}) => effect.getTiming().iterations === 1)"
+    page.run(f"Promise.all({once}.map(one => one.finished.catch(() => {{}})))")
 
 
 def shoot(page: Page, path: Path) -> None:
