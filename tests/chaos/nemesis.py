@@ -76,10 +76,16 @@ class Nemesis:
         struck = set()
         while time.monotonic() < until:
             kind = first.pop() if first else self.chance.choices(kinds, weights)[0]
+            await self._await_work(until)
             if await self.strike(kind):
                 struck.add(kind)
             await asyncio.sleep(self.chance.uniform(0.3, 3.0))
         return sorted(struck)
+
+    async def _await_work(self, until: float) -> None:
+        """A fault that meets no item in flight proves nothing."""
+        while not self._busy() and time.monotonic() < until:  # noqa: ASYNC110 the processors' log is a file
+            await asyncio.sleep(0.02)
 
     async def strike(self, kind: str) -> bool:
         """One fault of a kind; False if there was nothing to hit."""
@@ -88,10 +94,15 @@ class Nemesis:
 
     # --- workers ----------------------------------------------------------------------------------------------------------
 
+    def _alive(self) -> list[Spawned]:
+        return [worker for worker in self.world.fleet.values() if worker.process.returncode is None]
+
+    def _busy(self) -> list[Spawned]:
+        return [worker for worker in self._alive() if worker.label in self.world.progress.running()]
+
     def _worker(self) -> Spawned | None:
         """Mostly one with an item in flight."""
-        alive = [worker for worker in self.world.fleet.values() if worker.process.returncode is None]
-        busy = [worker for worker in alive if worker.label in self.world.progress.running()]
+        alive, busy = self._alive(), self._busy()
         return self.chance.choice(busy if busy and self.chance.random() < 0.8 else alive) if alive else None
 
     def _busy_label(self) -> str | None:
