@@ -38,7 +38,8 @@ class Lasting:
         if not visitor.session and not self._asks_again:
             return await app(scope, receive, send)
         over = asyncio.Event()
-        self._by_session[visitor.session].add(over)
+        if visitor.session:  # what belongs to none ends with none
+            self._by_session[visitor.session].add(over)
         started = _Started(send)
         serving = asyncio.ensure_future(app(scope, receive, started))
         watching = asyncio.ensure_future(self._until_over(visitor, over))

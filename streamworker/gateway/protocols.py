@@ -21,6 +21,10 @@ from streamworker.gateway.limits import is_this_machine
 MOST_CONNECTIONS = 20_000
 HEAD_SECONDS = 10.0  # for the head of a request, from its first byte; for the first one, from the connection
 WRITE_SECONDS = 30.0  # that a client may take nothing of an answer
+FRAMES, FRAMES_A_SECOND = 1_000, 10.0  # of any kind that a WebSocket client may send at once, and for ever
+FRAGMENTS = 1_000  # of one message
+PIECE = 2048  # bytes read at a time: the smallest frame has six
+POLICY, NOT_UTF8 = 1008, 1007
 _FULL = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 5\r\ncontent-length: 0\r\n\r\n"
 
 
@@ -61,17 +65,75 @@ class Gate:
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """WebSockets that can be cut, and that take whole frames at once while their client keeps up."""
+    """WebSockets that can be cut, that take whole frames at once while their client keeps up, and that bear no flood of small ones.
+
+    uvicorn reads whatever comes and answers each ping at once, whether the client takes the answers or not.
+    """
 
     def __init__(self, *arguments: Any, gate: Gate, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._gate = gate
+        self._allowance, self._counted_at = float(FRAMES), self.loop.time()
+        self._late_pong = b""
 
     async def run_asgi(self) -> None:
         """Run the app, which finds how to cut its connection, and how to write to it, in the scope."""
         extensions: Any = self.scope.setdefault("extensions", {})
         extensions[ABORT], extensions[DIRECT] = self.transport.abort, self.write_frame
         await super().run_asgi()
+        self.loop.call_later(self.close_timeout, self.transport.abort)  # who reads nothing would keep what is closed open
+
+    def data_received(self, data: bytes) -> None:
+        """Read what has come, a piece at a time, so that no more than a piece is read of what is too much."""
+        for start in range(0, len(data), PIECE):
+            if not self.transport.is_closing():
+                super().data_received(data[start : start + PIECE])
+        if not self.handshake_initiated:  # the head was there already: it is none
+            self.transport.close()
+
+    def handle_events(self) -> None:
+        """Take the frames of a piece, if there are not too many of them."""
+        now = self.loop.time()
+        gained = (now - self._counted_at) * FRAMES_A_SECOND
+        self._allowance, self._counted_at = min(FRAMES, self._allowance + gained) - len(self.conn.events), now
+        if self._allowance < 0 or len(self.frames) > FRAGMENTS:
+            self._fail(POLICY, "too many frames")
+        else:
+            super().handle_events()
+
+    def handle_ping(self) -> None:
+        """Answer, or where the client does not take what was written, later: then the latest one counts."""
+        pongs = self.conn.data_to_send()
+        if self.writable.is_set():
+            self.transport.write(b"".join(pongs))
+        elif pongs:
+            self._late_pong = pongs[-1]
+
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        super().resume_writing()
+        if self._late_pong and not (self.close_sent or self.transport.is_closing()):
+            self.transport.write(self._late_pong)
+        self._late_pong = b""
+
+    def send_receive_event_to_app(self) -> None:
+        """Hand a message to the app, if it is none that uvicorn would log a traceback for."""
+        if self.curr_msg_data_type == "text":
+            try:
+                b"".join(self.frames).decode()
+            except UnicodeDecodeError:
+                return self._fail(NOT_UTF8, "expected UTF-8")
+        return super().send_receive_event_to_app()
+
+    def _fail(self, code: int, reason: str) -> None:
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self.conn.fail(code, reason)
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        else:
+            self.transport.close()
 
     def write_frame(self, frame: Frame) -> bool:
         """Write a frame whose bytes many clients share; False where the client has not taken what was written before."""

@@ -110,6 +110,10 @@ class Socket:
         """The next message."""
         return await _next(self._outgoing, self._running)
 
+    async def say(self, message: object) -> None:
+        """Send a message."""
+        await self._incoming.put({"type": "websocket.receive", "text": json.dumps(message)})
+
     async def outcome(self) -> int:
         """The status of a refused handshake, the code of a close after it, or 101."""
         first = await self.next()

@@ -91,6 +91,17 @@ async def test_a_session_belongs_to_the_prefix(redis_server: RedisServer, databa
     assert behind.status == 200
 
 
+async def test_the_end_of_no_session_ends_nobody(site: ModuleType, database: asyncpg.Connection) -> None:
+    mine = await submit(database)
+    site.OWNERS[mine] = "ann"
+    async with Socket(site.app, f"/progress/ws?batch_id={mine}", headers(ANN)) as socket:
+        assert (await socket.next())["type"] == "websocket.accept"
+        assert (await ask(site.app, "DELETE", "/progress/api/session", headers())).status == 200
+        await socket.say({"type": "ping"})
+        while '"type":"ping"' not in str(message := await socket.next()):
+            assert message["type"] != "websocket.close"
+
+
 async def test_it_may_be_started_and_ended_with_the_app(redis_server: RedisServer, database_url: str, database: asyncpg.Connection) -> None:
     progress = gateway_app(redis_server.url, database_url)
 

@@ -13,15 +13,18 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import httpx
 import pytest
+from uvicorn.server import ServerState
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from streamworker.cli import main
+from streamworker.gateway import protocols
 from streamworker.gateway.application import build
-from streamworker.gateway.protocols import Bounds
+from streamworker.gateway.protocols import Bounds, Gate, WebSocketProtocol
 from streamworker.gateway.server import Server, configure, listen, place_of
 from tests.gateway.conftest import OPERATOR_TOKEN, READ_TOKEN, settings_for
 from tests.servers import RedisServer, die_with_parent, wait_for
@@ -381,3 +384,52 @@ class TestBytes:
                     assert await close_code(client) == code, frame
             async with connect(url, origin=origin) as client:
                 assert json.loads(await client.recv())["type"] == "hello"
+
+    @pytest.mark.parametrize(
+        ("opening", "small"),
+        [(b"", b"\x89\x80\0\0\0\0"), (b"", b"\x8a\x80\0\0\0\0"), (b"\x01\x81\0\0\0\0{", b"\x00\x80\0\0\0\0")],
+        ids=["ping", "pong", "continuation"],
+    )
+    async def test_a_flood_of_small_frames_ends_its_connection_only(self, serve: Any, opening: bytes, small: bytes) -> None:
+        async with serve(Bounds()) as place:
+            origin = f"http://127.0.0.1:{place[1]}"
+            url = origin.replace("http", "ws") + "/ws"
+            async with connect(url, origin=origin) as flooder, connect(url, origin=origin) as other:
+                flooder.transport.write(opening + 500 * small)
+                await (await flooder.ping())  # so many are borne
+                flooder.transport.write(600 * small)
+                assert await close_code(flooder) == 1008
+                await (await other.ping())
+
+    async def test_a_message_of_endless_fragments(self, serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(protocols, "FRAGMENTS", 10)
+        async with serve(Bounds()) as place:
+            origin = f"http://127.0.0.1:{place[1]}"
+            async with connect(origin.replace("http", "ws") + "/ws", origin=origin) as client:
+                client.transport.write(b"\x01\x81\0\0\0\0{" + 10 * b"\x00\x80\0\0\0\0")
+                await (await client.ping())
+                client.transport.write(b"\x00\x80\0\0\0\0")
+                assert await close_code(client) == 1008
+
+    async def test_who_takes_no_pongs_gets_the_last_one_later(self) -> None:
+        written: list[bytes] = []
+        transport = mock.Mock(asyncio.Transport, write=written.append)
+        transport.is_closing.return_value = False
+        transport.get_extra_info.return_value = None
+
+        async def app(_scope: object, _receive: object, _send: object) -> None:
+            pass
+
+        one = WebSocketProtocol(configure(app, Bounds()), ServerState(), {}, gate=Gate(Bounds()))
+        one.connection_made(transport)
+        one.data_received(
+            b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        one.pause_writing()
+        for letter in (b"a", b"b"):
+            one.data_received(b"\x89\x81\0\0\0\0" + letter)
+        assert written == []
+        one.resume_writing()
+        assert written == [b"\x8a\x01b"]
+        await asyncio.gather(*one.tasks)
