@@ -64,12 +64,14 @@ async def _chosen(request: Request) -> tuple[Services, Entry]:
 
 
 async def _is_allowed(request: Request, letter: Entry) -> bool:
-    named = {value for name, value in letter.fields if name == b"batch_id"}
+    """Whether this client may see each batch that a letter names. One that names none, or none that can be read, is for nobody here."""
+    if request.app.state.authorise is None:
+        return True
     try:
-        ids = [UUID(value.decode()) for value in named]
+        ids = {UUID(value.decode().strip()) for name, value in letter.fields if name.strip() == b"batch_id"}
     except ValueError:
-        return True  # it names no batch that anybody could own
-    return all([await is_allowed(request, batch_id) for batch_id in ids])
+        return False
+    return bool(ids) and all([await is_allowed(request, batch_id) for batch_id in ids])
 
 
 def _as_json(entry: Entry) -> dict[str, object]:

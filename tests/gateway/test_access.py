@@ -460,6 +460,25 @@ class TestAuthorise:
         (worker,) = (await ask(app, "GET", "/api/workers", headers())).json["workers"]
         assert [held["batch_id"] for held in worker["batches"]] == [str(allowed)]
 
+    async def test_a_letter_that_may_be_anybodys_is_not_shown(self, make_app: MakeApp, redis_server: RedisServer) -> None:
+        mine, other = uuid4(), uuid4()
+        lines = [[mine], [f" {mine}\n"], [mine, mine], [mine, other], [other, mine], ["zz", mine], [mine, "zz"], [f"{other}\n"], ["zz"], []]
+        with redis_server.client() as redis:
+            letters = [
+                redis.execute_command(
+                    "XADD", "batches:dead", "*", *(part for id in ids for part in ("batch_id", str(id))), "items", "[1]"
+                ).decode()
+                for ids in lines
+            ]
+        app = await make_app(authorise=lambda _connection, batch_id: batch_id in (None, mine))
+        assert [letter["id"] for letter in (await ask(app, "GET", "/api/dead", headers())).json["letters"]] == letters[:3]
+        for letter in letters[3:]:
+            for what in ("requeue", "drop"):
+                assert (await ask(app, "POST", f"/api/dead/{letter}/{what}", headers())).status == 404
+        assert (await ask(app, "POST", f"/api/dead/{letters[1]}/drop", headers())).json == {"dropped": True}
+        everybody = await make_app()
+        assert len((await ask(everybody, "GET", "/api/dead", headers())).json["letters"]) == len(lines) - 1
+
     async def test_what_belongs_to_no_batch_is_asked_for_with_none(self, looked_at: MakeApp) -> None:
         app = await looked_at(authorise=lambda _connection, batch_id: batch_id is not None)
         for path in ("/api/batches", "/api/workers", "/api/queue", "/api/dead", "/events"):
