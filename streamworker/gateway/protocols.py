@@ -185,6 +185,13 @@ class HttpProtocol(H11Protocol):
         else:
             self._stop_watching_head()
 
+    def send_400_response(self, msg: str) -> None:
+        """Say that it was no request, unless an answer has begun: then nothing can be said any more."""
+        try:
+            super().send_400_response(msg)
+        except h11.LocalProtocolError:
+            self.transport.close()
+
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
         """Hand the connection over."""
         self._stop_watching_head()

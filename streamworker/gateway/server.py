@@ -17,7 +17,7 @@ import uvicorn
 from streamworker.errors import ConfigurationError
 from streamworker.gateway.application import build
 from streamworker.gateway.frames import MAX_FRAME
-from streamworker.gateway.limits import HEAD_BYTES
+from streamworker.gateway.limits import HEAD_BYTES, Rate
 from streamworker.gateway.protocols import MOST_CONNECTIONS, Bounds, Gate, HttpProtocol, WebSocketProtocol
 from streamworker.gateway.services import Running
 from streamworker.settings import Settings
@@ -28,6 +28,12 @@ PING_SECONDS = 20.0
 FAREWELL_SECONDS = 1.0  # for the clients to take their close frame
 LAST_ANSWERS_SECONDS = 5
 OTHER_FILES = 200  # descriptors that are no connections of clients
+_COMPLAINTS = Rate(a_second=0.1, burst=10, loopback_too=True)
+
+
+def _is_told(record: logging.LogRecord) -> bool:
+    """Whether a record is logged: what any client can bring about is told a few times a minute."""
+    return record.levelno > logging.WARNING or _COMPLAINTS.take(str(record.msg))
 
 
 async def serve(settings: Settings, started: Callable[[str], None]) -> int:
@@ -79,6 +85,7 @@ def place_of(listener: socket.socket) -> str:
 def configure(app: Any, bounds: Bounds) -> uvicorn.Config:
     """How uvicorn serves the app: with our protocols, one message a frame and no compression, and nothing believed of a proxy."""
     logging.getLogger("uvicorn").setLevel(logging.WARNING)  # it tells of each socket, and we of what matters
+    logging.getLogger("uvicorn.error").addFilter(_is_told)
     gate = Gate(bounds)
     return uvicorn.Config(
         app,

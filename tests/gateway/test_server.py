@@ -327,6 +327,26 @@ class TestBytes:
                 assert b"server:" not in answer.lower()
                 assert b"Traceback" not in answer
 
+    async def test_the_log_is_not_the_clients_to_fill(self, serve: Any, caplog: pytest.LogCaptureFixture) -> None:
+        async with serve(Bounds()) as place:
+            host = f"Host: 127.0.0.1:{place[1]}\r\n".encode()
+            for _ in range(30):
+                assert status(await exchange(place, b"GET /\xff HTTP/1.1\r\n\r\n")) == 400
+            reader, writer = await asyncio.open_connection(*place)
+            writer.write(b"POST /api/session HTTP/1.1\r\n" + host + b"Transfer-Encoding: chunked\r\n\r\n")
+            assert b" 403 " in await reader.readline()
+            writer.write(b"zz\r\n\r\n")
+            await asyncio.wait_for(reader.read(), 15)
+            writer.close()
+            upgrade = b"Upgrade: websocket\r\nConnection: Upgrade\r\nContent-Length: 5\r\n\r\nhello"
+            assert status(await exchange(place, b"GET /ws HTTP/1.1\r\n" + host + upgrade)) in (0, 400)
+            origin = f"http://127.0.0.1:{place[1]}"
+            async with connect(origin.replace("http", "ws") + "/ws", origin=origin) as client:
+                client.transport.write(b"\x81\x82\0\0\0\0\xff\xfe")
+                assert await close_code(client) == 1007
+        assert len(caplog.records) <= 15
+        assert [record for record in caplog.records if record.exc_info] == []
+
     async def test_who_does_not_come_to_the_point_is_cut(self, serve: Any) -> None:
         async with serve(Bounds(head_seconds=0.3)) as place:
             host = f"Host: 127.0.0.1:{place[1]}\r\n".encode()
