@@ -31,6 +31,7 @@ class Connection:
         "_states",
         "_waiter",
         "ask",
+        "asking",
         "closing",
         "cut",
         "direct",
@@ -49,6 +50,7 @@ class Connection:
         self.role = role
         self.ask = ask  # may it see a batch that it did not ask for by id? None: any
         self.visible: dict[str, bool] = {}  # what was answered
+        self.asking = 0  # answers that are waited for
         self.wanted: set[str] = set()  # batches by id
         self.everything = False
         self.gone = False

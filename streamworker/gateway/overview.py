@@ -19,6 +19,7 @@ log = logging.getLogger("streamworker.gateway")
 
 NEWEST, MOST_OPEN, MOST_KNOWN = 100, 1_000, 2_200
 PAUSE = 0.2  # seconds between two frames of one batch
+NO_STANDS = 1.5  # seconds that a client is not asked for again: whose a batch is may be noted just after it was submitted
 KEPT = 60.0  # seconds that it goes on after the last client has left
 
 
@@ -176,7 +177,8 @@ class Overview:
         if batch_id in connection.wanted:
             return
         if connection.ask is None or connection.visible.get(batch_id):
-            connection.offer_state(batch_id, told)
+            # While an answer is waited for, no id may stand for what it is about.
+            connection.offer_state(batch_id, told.bare if connection.asking else told)
         elif batch_id not in connection.visible:
             connection.visible[batch_id] = False
             asking = asyncio.ensure_future(self._ask(connection, batch_id))
@@ -187,13 +189,30 @@ class Overview:
         """Find out which of the present batches this client may see, so that it is told of them first."""
         if connection.ask is not None:
             for batch_id in [id for id in self._known if id not in connection.visible]:
-                connection.visible[batch_id] = await _answer(connection, batch_id)
+                await self._learn(connection, batch_id)
 
     async def _ask(self, connection: Connection, batch_id: str) -> None:
-        connection.visible[batch_id] = await _answer(connection, batch_id)
+        await self._learn(connection, batch_id)
         known = self._known.get(batch_id)
-        if known is not None and connection in self.watchers and connection.visible[batch_id]:
+        if known is not None and connection in self.watchers and connection.visible.get(batch_id):
             connection.offer_state(batch_id, self._frame(batch_id, known).bare)
+
+    async def _learn(self, connection: Connection, batch_id: str) -> None:
+        known = self._known.get(batch_id)
+        connection.asking += 1
+        try:
+            connection.visible[batch_id] = await _answer(connection, batch_id)
+        finally:
+            connection.asking -= 1
+        if not connection.visible[batch_id]:
+            asyncio.get_running_loop().call_later(NO_STANDS, self._ask_again, connection, batch_id, known)
+
+    def _ask_again(self, connection: Connection, batch_id: str, before: _Known | None) -> None:
+        """A no has had its time: ask at the next event, or now if there was one meanwhile."""
+        connection.visible.pop(batch_id, None)
+        known = self._known.get(batch_id)
+        if known is not None and known is not before and connection in self.watchers:
+            self._offer(connection, batch_id, self._frame(batch_id, known))
 
 
 async def _answer(connection: Connection, batch_id: str) -> bool:

@@ -197,6 +197,41 @@ async def test_the_hook_of_a_mounted_gateway_is_asked_for_each_batch(redis_url: 
         assert (await scene.get(f"batch_id={scene.batch_id}")).status_code == 404
 
 
+async def test_a_no_of_the_hook_stands_for_a_moment_and_a_late_answer_holds_back_ids(redis_url: str, database_url: str) -> None:
+    owned: set[UUID | None] = {None}
+    asked, answer = asyncio.Event(), asyncio.Event()
+    slow: set[UUID] = set()
+
+    async def authorise(_: Any, batch_id: UUID | None) -> bool:
+        if batch_id in slow:
+            asked.set()
+            await answer.wait()
+        return batch_id in owned
+
+    async with live_scene_on(redis_url, database_url, authorise) as scene:
+        owned.add(scene.batch_id)
+        async with scene.socket("*") as client:
+            await client.until("live")
+            late = await scene.submit()
+            await late.step(1)
+            await scene.caught_up()
+            await scene.step(1)
+            assert "id" in await client.event()
+            owned.add(late.batch_id)
+            await late.step(2)  # and nothing more
+            found = await client.event()
+            assert (found["batch_id"], found["event"]["revision"]) == (str(late.batch_id), 2)
+            last = await scene.submit()
+            slow.add(last.batch_id)
+            await last.step(1)
+            await asked.wait()
+            await scene.step(2)
+            assert "id" not in await client.event()
+            owned.add(last.batch_id)
+            answer.set()
+            assert (await client.event())["batch_id"] == str(last.batch_id)
+
+
 async def test_a_cancel_through_the_gateway_is_told_without_any_worker(scene: LiveScene) -> None:
     async with scene.socket(scene.batch_id) as client, scene.socket("*") as everything, httpx.AsyncClient() as http:
         await client.until("live")
