@@ -6,7 +6,7 @@ Nothing is open by being overlooked: only the paths named here are, and they are
 from __future__ import annotations
 
 import logging
-from http.cookies import CookieError, SimpleCookie
+from collections.abc import Iterator
 
 from starlette._utils import get_route_path  # what is checked must be what is routed
 from starlette.requests import HTTPConnection
@@ -16,7 +16,7 @@ from streamworker.gateway.addresses import Addresses, cookie_name, header
 from streamworker.gateway.answers import JSON, refuse
 from streamworker.gateway.lasting import Lasting
 from streamworker.gateway.limits import Rate, client_of
-from streamworker.gateway.sessions import OPERATOR, READ, Keys, Visitor, read_subprotocol
+from streamworker.gateway.sessions import NOBODY, OPERATOR, READ, Keys, Visitor, read_subprotocol
 
 log = logging.getLogger("streamworker.gateway")
 
@@ -93,7 +93,8 @@ class Access:
                 self._wrong_tokens.take(client_of(scope))
                 log.warning("a wrong token was given", extra={"address": client_of(scope)})
             return visitor
-        return self._keys.by_cookie(_cookie(scope))
+        found = (self._keys.by_cookie(text) for text in _cookies(scope))
+        return next((visitor for visitor in found if visitor.role is not None), NOBODY)
 
 
 def _needs_origin(scope: Scope) -> bool:
@@ -102,22 +103,25 @@ def _needs_origin(scope: Scope) -> bool:
 
 def _credential(scope: Scope) -> str | None:
     """The token that a request carries, if it carries one."""
-    given = [value for key, value in scope["headers"] if key == b"authorization"]
-    if given:
-        scheme, _, token = given[0].decode("latin-1").partition(" ")
-        return token.strip() if scheme.lower() == "bearer" and len(given) == 1 else ""
+    given = [value.decode("latin-1").partition(" ") for key, value in scope["headers"] if key == b"authorization"]
+    # Another scheme is between the browser and a proxy.
+    if tokens := [token.strip() for scheme, _, token in given if scheme.lower() == "bearer"]:
+        return tokens[0] if len(tokens) == 1 else ""
     for name in scope.get("subprotocols", ()):
         if (token := read_subprotocol(name)) is not None:
             return token
     return None
 
 
-def _cookie(scope: Scope) -> str:
-    try:
-        found = SimpleCookie(header(scope, b"cookie") or "").get(cookie_name(scope))
-    except CookieError:
-        return ""
-    return "" if found is None else found.value
+def _cookies(scope: Scope) -> Iterator[str]:
+    """All cookies of our name: another path, or a gateway that was here before, may have left one."""
+    ours = cookie_name(scope)
+    for key, value in scope["headers"]:
+        if key == b"cookie":
+            for pair in value.decode("latin-1").split(";"):
+                name, _, text = pair.strip().partition("=")
+                if name == ours:
+                    yield text
 
 
 def _is_json(scope: Scope) -> bool:

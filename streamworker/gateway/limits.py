@@ -51,6 +51,7 @@ class Rate:
         """Take one; False when there is none left."""
         if self._is_exempt(address):
             return True
+        address = counted_as(address)
         left = self._now_left(address)
         # Taken out and put in again: the dictionary's first is the one that was not seen for the longest time.
         self._left.pop(address, None)
@@ -61,7 +62,7 @@ class Rate:
 
     def is_spent(self, address: str) -> bool:
         """Whether there is none left, without taking one."""
-        return not self._is_exempt(address) and self._now_left(address) < 1
+        return not self._is_exempt(address) and self._now_left(counted_as(address)) < 1
 
     def _now_left(self, address: str) -> float:
         left, since = self._left.get(address, (self._burst, self._clock()))
@@ -69,6 +70,15 @@ class Rate:
 
     def _is_exempt(self, address: str) -> bool:
         return not self._loopback_too and is_this_machine(address)
+
+
+def counted_as(address: str) -> str:
+    """What counts as one address: of IPv6 the 64 bits that a customer gets, who may choose the rest."""
+    try:
+        parsed = ipaddress.ip_address(plain_address(address))
+    except ValueError:
+        return address
+    return parsed.packed[:8].hex() if parsed.version == 6 else str(parsed)
 
 
 def is_this_machine(address: str) -> bool:

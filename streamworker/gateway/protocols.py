@@ -16,7 +16,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from streamworker.gateway.asking import ABORT, DIRECT
 from streamworker.gateway.frames import Frame
-from streamworker.gateway.limits import is_this_machine
+from streamworker.gateway.limits import counted_as, is_this_machine
 
 MOST_CONNECTIONS = 20_000
 HEAD_SECONDS = 10.0  # for the head of a request, from its first byte; for the first one, from the connection
@@ -48,7 +48,7 @@ class Gate:
 
     def admit(self, transport: asyncio.BaseTransport, address: str) -> bool:
         """Let a connection in; False where there is no room for it."""
-        exempt = not self.bounds.loopback_too and is_this_machine(address)
+        address, exempt = counted_as(address), not self.bounds.loopback_too and is_this_machine(address)
         if len(self._inside) >= self.bounds.connections or (not exempt and self._of_address[address] >= self.bounds.of_one_address):
             return False
         self._inside[transport] = address

@@ -203,6 +203,22 @@ class TestSessions:
         async with client_for(app, origin=ORIGIN) as client:
             yield client
 
+    async def test_what_a_proxy_or_another_path_adds_does_not_hide_a_session(self, looked_at: MakeApp) -> None:
+        app = await looked_at(**TOKENS)
+        keys = app.state.keys
+        good, old = cookie(keys.issue("operator"))[1], cookie("operator.1.x.y")[1]
+        basic = ("authorization", "Basic dXNlcjpwYXNz")
+        for given in (
+            [basic, ("cookie", good)],
+            [basic, bearer(OPERATOR_TOKEN)],
+            [("cookie", f"{old}; {good}")],
+            [("cookie", f"{good}; {old}")],
+            [("cookie", f"a=b; {old}"), ("cookie", good)],
+        ):
+            assert (await ask(app, "GET", "/api/session", headers(*given))).json["role"] == "operator", given
+        for given in ([basic], [("cookie", f"{old}; {old}")], [bearer(OPERATOR_TOKEN), bearer(READ_TOKEN)]):
+            assert (await ask(app, "GET", "/api/session", headers(*given))).json["role"] is None, given
+
     async def test_a_token_is_changed_for_a_cookie(self, page: httpx.AsyncClient) -> None:
         assert (await page.get("/api/session")).json() == {"role": None, "token_required": True}
         answer = await page.post("/api/session", json={"token": OPERATOR_TOKEN})
@@ -515,6 +531,10 @@ class TestLimits:
             assert await socket.outcome() == 429
         for client in (("10.0.0.10", 1), ("127.0.0.1", 1), ("::1", 1), ("::ffff:127.0.0.1", 1), None):
             assert (await ask(app, "GET", "/healthz", headers(), client=client)).status == 200
+        for number in range(6):  # of one network
+            found = (await ask(app, "GET", "/healthz", headers(), client=(f"2001:db8::{number}:1", 1))).status
+            assert found == (200 if number < 5 else 429)
+        assert (await ask(app, "GET", "/healthz", headers(), client=("2001:db8:0:1::1", 1))).status == 200
         forged = headers(("x-forwarded-for", "127.0.0.1"))
         assert (await ask(app, "GET", "/healthz", forged, client=("10.0.0.9", 1))).status == 429
 
