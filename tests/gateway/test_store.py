@@ -72,3 +72,11 @@ async def test_a_page_goes_on_behind_what_was_looked_through(
     assert ([line.position for line in lines], following) == ([3], 3)
     lines, following = await browsing.page_items(pool, batch_id, "processing", following, 1)
     assert ([line.position for line in lines], following) == ([6], None)
+
+
+@pytest.mark.parametrize("moment", ["0044-03-15 BC", "infinity", "-infinity", "10000-01-01"])
+async def test_a_date_that_no_reader_holds_is_refused(database: asyncpg.Connection, moment: str) -> None:
+    await submit(database)
+    for place in ("batches SET created_at", "batches SET updated_at", "batches SET lease_expires_at", "items SET started_at"):
+        with pytest.raises(asyncpg.IntegrityConstraintViolationError, match="readable_dates|a lease of more"):
+            await database.execute(f"UPDATE streamworker.{place} = '{moment}'")

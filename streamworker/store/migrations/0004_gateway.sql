@@ -37,3 +37,11 @@ BEGIN
     PERFORM set_config('streamworker.retrying', '', true);
     RETURN 1;
 END $$;
+
+-- Readers hold no date outside the years 1 to 9999, nor infinity: one such row would break each list that it is in.
+-- NOT VALID: it holds for what is written from now on; what there is need not be gone through.
+ALTER TABLE streamworker.batches ADD CONSTRAINT batches_readable_dates CHECK (
+    least(created_at, started_at, finished_at, updated_at, lease_expires_at) >= '0001-01-02Z'
+    AND greatest(created_at, started_at, finished_at, updated_at, lease_expires_at) < '9999-12-31Z') NOT VALID;
+ALTER TABLE streamworker.items ADD CONSTRAINT items_readable_dates CHECK (
+    least(started_at, finished_at) >= '0001-01-02Z' AND greatest(started_at, finished_at) < '9999-12-31Z') NOT VALID;

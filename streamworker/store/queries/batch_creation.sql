@@ -1,1 +1,0 @@
-SELECT b.created_at FROM streamworker.batches AS b WHERE b.id = $1
