@@ -22,12 +22,12 @@ async def list_batches(request: Request) -> Response:
     """A page of batches, the newest first."""
     given = parameters.query_parameters(request, ("status", "limit", "before"))
     status, limit = parameters.status(given.get("status")), parameters.limit_of(given)
-    before = parameters.batch_id(given["before"], "before") if "before" in given else None
+    before = parameters.place(given["before"], "before") if "before" in given else None
     await require(request, None)
     services = await services_of(request)
     batches, following = await browsing.page_batches(services.pool, status, limit, before)
     allowed = await only_allowed(request, batches, lambda batch: batch.id)
-    return reply({"batches": allowed, "next": following})
+    return reply({"batches": allowed, "next": following and parameters.named_place(*following)})
 
 
 async def show_batch(request: Request) -> Response:

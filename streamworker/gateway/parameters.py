@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
 import re
+import secrets
 from collections.abc import Collection, Mapping
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from starlette.requests import Request
@@ -14,6 +18,9 @@ from streamworker.store.catalog import STATUSES
 PAGE, LARGEST_PAGE = 50, 200
 LARGEST_POSITION = 2**31 - 1
 _UUID = re.compile(r"[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}")
+_PLACE = re.compile(r"[A-Za-z0-9_-]{32}")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_KEY = secrets.token_bytes(32)
 _ENTRY = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
 
 
@@ -40,6 +47,30 @@ def batch_id(text: str, name: str = "batch id") -> UUID:
     if _UUID.fullmatch(text) is None:
         raise Refusal(400, f"{name}: expected a UUID such as 0b1f6a52-5e1c-4f5e-9a57-0d6f3f1f2a10, got {shown(text)}")
     return UUID(text)
+
+
+def named_place(created_at: datetime, id: UUID) -> str:
+    """A place in the list of batches, in a word that tells nobody the id: the batch there may be one that the client may not see.
+
+    The key is this process's. To another one the word still tells the moment; the id only parts batches of the same microsecond.
+    """
+    moment = ((created_at - _EPOCH) // timedelta(microseconds=1)).to_bytes(8, "big", signed=True)
+    return base64.urlsafe_b64encode(moment + _mask(moment, id.bytes)).decode()
+
+
+def place(text: str, name: str) -> tuple[datetime, UUID]:
+    """What such a word stands for."""
+    try:
+        if _PLACE.fullmatch(text) is None:
+            raise ValueError
+        raw = base64.urlsafe_b64decode(text)
+        return _EPOCH + timedelta(microseconds=int.from_bytes(raw[:8], "big", signed=True)), UUID(bytes=_mask(raw[:8], raw[8:]))
+    except (ValueError, OverflowError):
+        raise Refusal(400, f"{name}: expected the next of the page before, got {shown(text)}") from None
+
+
+def _mask(moment: bytes, id: bytes) -> bytes:
+    return bytes(a ^ b for a, b in zip(id, hmac.digest(_KEY, moment, "sha256"), strict=False))
 
 
 def whole(name: str, text: str | None, low: int, high: int, default: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 import asyncpg
@@ -34,16 +35,15 @@ class Failures:
     positions: list[int]
 
 
-async def page_batches(pool: Pool, status: str | None, limit: int, before: UUID | None) -> tuple[list[Batch], UUID | None]:
-    """The newest batches first, those after `before`, and the id to go on from; BatchNotFound when there is no `before`."""
-    created_at = None
-    if before is not None:
-        created_at = await pool.fetchval(query("batch_creation"), before)
-        if created_at is None:
-            raise not_found(before)
-    rows = await pool.fetch(query("page_batches"), status, created_at, before, limit + 1)
+Place = tuple[datetime, UUID]
+
+
+async def page_batches(pool: Pool, status: str | None, limit: int, before: Place | None) -> tuple[list[Batch], Place | None]:
+    """The newest batches first, those after a place in that order, and the place to go on from."""
+    created_at, batch_id = before or (None, None)
+    rows = await pool.fetch(query("page_batches"), status, created_at, batch_id, limit + 1)
     batches = [batch_row(row) for row in rows[:limit]]
-    return batches, batches[-1].id if len(rows) > limit else None
+    return batches, (batches[-1].created_at, batches[-1].id) if len(rows) > limit else None
 
 
 async def page_items(pool: Pool, batch_id: UUID, status: str | None, after: int, limit: int) -> tuple[list[ItemLine], int | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -475,6 +476,16 @@ class TestAuthorise:
         assert (await ask(app, "POST", f"/api/dead/{letters[1]}/drop", headers())).status == 404
         (worker,) = (await ask(app, "GET", "/api/workers", headers())).json["workers"]
         assert [held["batch_id"] for held in worker["batches"]] == [str(allowed)]
+
+    async def test_a_page_names_no_batch_that_may_not_be_seen(self, make_app: MakeApp, database: asyncpg.Connection) -> None:
+        allowed, other = await submit(database), await submit(database)
+        app = await make_app(authorise=lambda _connection, batch_id: batch_id in (None, allowed))
+        first = (await ask(app, "GET", "/api/batches?limit=1", headers())).json
+        assert first["batches"] == []
+        raw = base64.urlsafe_b64decode(first["next"])
+        assert str(other) not in first["next"] and other.bytes[:4] not in raw  # noqa: PT018
+        then = (await ask(app, "GET", f"/api/batches?limit=1&before={first['next']}", headers())).json
+        assert ([batch["id"] for batch in then["batches"]], then["next"]) == ([str(allowed)], None)
 
     async def test_a_letter_that_may_be_anybodys_is_not_shown(self, make_app: MakeApp, redis_server: RedisServer) -> None:
         mine, other = uuid4(), uuid4()

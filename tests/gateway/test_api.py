@@ -207,7 +207,9 @@ BAD_PARAMETERS = [
     ("/api/batches?limit=1&limit=2", "limit", "twice"),
     ("/api/batches?status=done", "status", "pending, processing"),
     ("/api/batches?status=%0d%0aX", "status", "'\\r\\nX'"),
-    ("/api/batches?before=xyz", "before", "a UUID"),
+    ("/api/batches?before=xyz", "before", "the next of the page before"),
+    (f"/api/batches?before={NOBODY}", "before", "the next of the page before"),
+    (f"/api/batches?before=f{'_' * 31}", "before", "the next of the page before"),
     ("/api/batches?order=asc", "order", "expected only status, limit, before"),
     ("/api/batches/xyz", "batch id", "a UUID"),
     ("/api/batches/%00", "batch id", "a UUID"),
@@ -247,7 +249,6 @@ UNKNOWN = [
     f"/api/batches/{NOBODY}/items?status=failed",
     f"/api/batches/{NOBODY}/items/0",
     f"/api/batches/{NOBODY}/failures",
-    f"/api/batches?before={NOBODY}",
 ]
 
 
