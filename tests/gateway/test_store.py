@@ -78,5 +78,5 @@ async def test_a_page_goes_on_behind_what_was_looked_through(
 async def test_a_date_that_no_reader_holds_is_refused(database: asyncpg.Connection, moment: str) -> None:
     await submit(database)
     for place in ("batches SET created_at", "batches SET updated_at", "batches SET lease_expires_at", "items SET started_at"):
-        with pytest.raises(asyncpg.IntegrityConstraintViolationError, match="readable_dates|a lease of more"):
+        with pytest.raises(asyncpg.IntegrityConstraintViolationError, match=r"readable_dates|a lease of more"):
             await database.execute(f"UPDATE streamworker.{place} = '{moment}'")
