@@ -14,7 +14,7 @@ from tests.flows.wires import Server, Wires
 ITEMS = [sleep(30), act("fail", times=1), sleep(30)]
 PLACES: dict[str, tuple[Server, str]] = {
     "create": ("postgres", "streamworker.submit"),
-    "lock": ("postgres", "^SELECT b.status, b.processor"),
+    "lock": ("postgres", "^SELECT b.status, b.pauses, b.processor"),
     "claim": ("postgres", "epoch = b.epoch \\+ 1"),
     "load": ("postgres", "SELECT i.position"),
     "record": ("postgres", "^-- The batch row is locked first"),

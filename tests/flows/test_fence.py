@@ -7,6 +7,7 @@ import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, cast
 from uuid import UUID
 
 import asyncpg
@@ -19,6 +20,7 @@ from streamworker.engine.fetcher import Fetcher
 from streamworker.engine.holds import HeldLease, Hold
 from streamworker.engine.outages import Outages
 from streamworker.engine.recorder import Recorder
+from streamworker.engine.waiting_room import WaitingRoom
 from streamworker.errors import LeaseLost
 from streamworker.observe.events import Events
 from streamworker.store import batches, items
@@ -129,7 +131,8 @@ async def test_a_read_that_waits_is_never_cut_off(redis_url: str) -> None:
         return int((await redis.info("stats"))["total_connections_received"])
 
     consumer = Consumer(redis, reader, Address("batches", "workers", "first"))
-    fetcher = Fetcher(consumer, 1, run, lambda: 1, lambda entry_id: False, lambda: None)
+    room = WaitingRoom(cast(Any, None), cast(Any, None))  # nothing waits
+    fetcher = Fetcher(consumer, 1, run, lambda: 1, room, lambda: None)
     await fetcher.step()
     before = await connections()
     for _ in range(3):
