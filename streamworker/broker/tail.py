@@ -39,10 +39,11 @@ class Tail:
     readers compare revisions and ask Postgres.
     """
 
-    def __init__(self, url: str, stream: str, client: Callable[..., Redis] = connect) -> None:
+    def __init__(self, url: str, stream: str, client: Callable[..., Redis] = connect, page: int = PAGE) -> None:
         self._url = url
         self._stream = stream
         self._connect = client
+        self._page = page
         self._redis: Redis | None = None
         self._after: bytes | None = None
         self.healthy = True
@@ -86,7 +87,7 @@ class Tail:
     async def _read_after(self, quiet: float) -> list[Entry]:
         assert self._after is not None
         reply = await self._client().execute_command(
-            "XREAD", "COUNT", PAGE, "BLOCK", max(1, round(quiet * 1000)), "STREAMS", self._stream, self._after
+            "XREAD", "COUNT", self._page, "BLOCK", max(1, round(quiet * 1000)), "STREAMS", self._stream, self._after
         )
         found = [entry for _, entries in read_entries(reply) for entry in entries]
         if found:

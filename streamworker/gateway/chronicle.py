@@ -14,6 +14,7 @@ MOST_BATCHES = 2_000
 MOST_SAMPLES = 240
 MOST_IN_FLIGHT = 32
 FIRST_STEP = 1.0  # seconds between samples
+LATEST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -56,7 +57,7 @@ class _Past:
         return found if self.newest is None or found[-1:] == [self.newest] else [*found, self.newest]
 
     def _sample(self, event: ProgressEvent) -> None:
-        at = _seconds(event.at)
+        at = seconds_of(event.at)
         if at is None or not (0 <= event.failed <= event.processed < 2**31):
             return  # no worker of ours wrote that
         self.newest = Sample(event.at, event.processed, event.failed)
@@ -76,11 +77,13 @@ class _Past:
         self._at, self._processed, self._failed = self._at[which], self._processed[which], self._failed[which]
 
 
-def _seconds(at: str) -> float | None:
+def seconds_of(at: str) -> float | None:
+    """When it was, in seconds since 1970; None for what no event of ours has there."""
     try:
-        return datetime.fromisoformat(at).timestamp() if at.endswith("Z") else None
+        found = datetime.fromisoformat(at).timestamp() if at.endswith("Z") else -1.0
     except (ValueError, OverflowError):
         return None
+    return found if 0 <= found < LATEST else None
 
 
 class Chronicle:

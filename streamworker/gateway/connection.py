@@ -40,6 +40,7 @@ class Connection:
         "last_sent",
         "role",
         "sending_since",
+        "together",
         "visible",
         "wanted",
     )
@@ -52,6 +53,7 @@ class Connection:
         self.visible: dict[str, bool] = {}  # what was answered
         self.asking = 0  # answers that are waited for
         self.wanted: set[str] = set()  # batches by id
+        self.together: dict[str, str] = {}  # the scope of those that were asked for with others, by id
         self.everything = False
         self.gone = False
         self.closing: tuple[int, str] | None = None

@@ -10,7 +10,7 @@ import msgspec
 from streamworker.broker.revisions import Revisions, Verdict
 from streamworker.gateway.connection import Connection
 from streamworker.gateway.frames import End, Event, Frame, Snapshot, frame
-from streamworker.gateway.resume import START, History, Position, Record, Since, Token, chain
+from streamworker.gateway.resume import START, History, Position, Record, Since, Token, chain, scope_of
 from streamworker.messages import TERMINAL, ItemEvent, ProgressEvent, decode_event
 
 MOST_RECALLED = 500  # events that are read again for the first who watches a batch
@@ -29,6 +29,7 @@ class Feed:
     def __init__(self, batch_id: str, history: History) -> None:
         self.batch_id = batch_id
         self.history = history
+        self.scope = scope_of([batch_id])
         self.state: ProgressEvent | None = None
         self.watchers: dict[Connection, int] = {}  # and at least which revision each has been told
         self.interest = 0  # clients that are about to watch
@@ -63,7 +64,8 @@ class Feed:
 
     def hear(self, record: Record, event: ProgressEvent) -> bool:
         """Take an event from the stream and tell it; False when events before it are missing and Postgres must be asked."""
-        self.heard = time.monotonic()
+        if event.revision >= self.revision:
+            self.heard = time.monotonic()
         if self.state is None or self.mending:
             self._waiting.append((record, event))
             return True
@@ -88,8 +90,12 @@ class Feed:
         return self._hear_waiting()
 
     def mend(self, snapshot: ProgressEvent) -> bool:
-        """Go on from what Postgres says, since events are missing; False when more are missing again."""
+        """Go on from what Postgres says, asked after all that is known here was; False when more are missing again."""
         self.mending = False
+        if snapshot.revision < self.revision:  # it was told wrongly, or is another batch of the same id
+            self._seen, self._ahead, self._highest_told = Revisions(), None, -1
+            self._opened = (self.history.newest, snapshot.revision)
+            self.watchers = dict.fromkeys(self.watchers, -1)
         if snapshot.revision > self.revision:
             self._mended_at = self.history.newest
             self._take(snapshot)
@@ -181,7 +187,6 @@ class Feed:
     def _tell(self, record: Record, event: ProgressEvent) -> None:
         if not self.watchers:
             return
-        told = self.event_frame(record, event)
         over = event.status in TERMINAL
         if event.revision > self._highest_told:
             listeners = list(self.watchers)
@@ -189,8 +194,12 @@ class Feed:
             # Some were told a later state when they came: to them only more about the items of that very state is news.
             least = event.revision if event.items and not over else event.revision - 1
             listeners = [connection for connection, known in self.watchers.items() if known <= least]
+        frames: dict[str, Frame] = {}
         for connection in listeners:
-            connection.offer(told)
+            scope = self.scope_for(connection)
+            if scope not in frames:
+                frames[scope] = self.event_frame(record, scope, event)
+            connection.offer(frames[scope])
         if over:
             end = self.end_frame(event)
             for connection in listeners:
@@ -200,6 +209,7 @@ class Feed:
     def show(self, connection: Connection, *, reset: bool, newer: ProgressEvent | None = None, bare: bool = False) -> None:
         """Tell one client the whole state: what is known here, or what Postgres says where that is newer."""
         assert self.state is not None
+        bare = bare or self.batch_id in connection.together
         if newer is not None and newer.revision > self.revision:
             event, shown = newer, self._snapshot(reset, newer)
             self._ahead = (self.history.newest, newer)
@@ -215,17 +225,23 @@ class Feed:
             self.watchers[connection] = revision
             self._highest_told = max(self._highest_told, revision)
 
-    def event_frame(self, record: Record, event: ProgressEvent | None = None) -> Frame:
-        """The frame of an event, made once."""
-        if record.frame is None:
-            record.frame = frame(
-                Event(batch_id=self.batch_id, id=self.history.token_at(record.position), event=event or decode_event(record.raw))
-            )
-        return record.frame
+    def scope_for(self, connection: Connection) -> str:
+        """What this client has asked for when it asked for this batch."""
+        return connection.together.get(self.batch_id, self.scope)
+
+    def event_frame(self, record: Record, scope: str, event: ProgressEvent | None = None) -> Frame:
+        """The frame of an event, made once for all who asked for this batch alone."""
+        if scope == self.scope and record.frame is not None:
+            return record.frame
+        token = self.history.token(scope, record.position)
+        made = frame(Event(batch_id=self.batch_id, id=token, event=event or decode_event(record.raw)))
+        if scope == self.scope:
+            record.frame = made
+        return made
 
     def end_frame(self, event: ProgressEvent) -> Frame:
         """The frame that tells the end."""
-        token = Token(self.history.tag, self.history.newest, event.revision)
+        token = Token(self.history.tag, self.history.newest, self.scope, event.revision)
         return frame(End(self.batch_id, event.status), str(token))
 
     def _snapshot_frame(self, reset: bool) -> Frame:
@@ -237,4 +253,4 @@ class Feed:
         return self._kept[2]
 
     def _snapshot(self, reset: bool, event: ProgressEvent) -> Frame:
-        return frame(Snapshot(batch_id=self.batch_id, id=self.history.token, reset=reset, event=event), often_bare=True)
+        return frame(Snapshot(batch_id=self.batch_id, id=self.history.token(self.scope), reset=reset, event=event), often_bare=True)

@@ -60,6 +60,7 @@ class Feeds:
         # Who comes from another gateway may have heard more than the stream has told here.
         if feed.is_fresh(time.monotonic()) and not (since and since.token and since.token.position > self._history.newest):
             return None
+        known = feed.revision
         try:
             # While Postgres is away what is known will do, if anything is.
             async with asyncio.timeout(None if feed.state is None else QUIET):
@@ -70,7 +71,11 @@ class Feeds:
             self.drop(feed)
             raise
         feed.read_at = time.monotonic()
-        if feed.state is None and not feed.open(snapshot):
+        if feed.state is None:
+            complete = feed.open(snapshot)
+        else:
+            complete = feed.mending or not snapshot.revision < known == feed.revision or feed.mend(snapshot)
+        if not complete:
             self._mend(feed)
         return snapshot
 
@@ -124,7 +129,8 @@ class Feeds:
             # The stream may be a moment behind Postgres: only what it has not told a second later is lost.
             lost = feed.behind > feed.revision or not redis
             feed.behind = event.revision
-            if lost and event.revision > feed.revision:
+            # It is never a moment ahead of it, though: where Postgres knows less, something else was told.
+            if (lost and event.revision > feed.revision) or event.revision < quiet[batch_id] == feed.revision:
                 feed.mending = True
                 self._mend(feed)
         return True
@@ -141,5 +147,8 @@ class Feeds:
             except BatchNotFound:
                 self.drop(feed)
                 return
+            except Exception:
+                feed.mending = False  # the next comparison begins anew
+                raise
             if feed.mend(snapshot):
                 return

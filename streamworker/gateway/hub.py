@@ -15,7 +15,7 @@ from streamworker.gateway.feeds import QUIET, Feeds
 from streamworker.gateway.frames import ALL, HEARTBEAT, PING, Frame, Hello, State, frame
 from streamworker.gateway.overview import Overview
 from streamworker.gateway.reader import Reader
-from streamworker.gateway.resume import Since
+from streamworker.gateway.resume import Since, Token, scope_of
 from streamworker.gateway.stream import Stream
 from streamworker.gateway.subscriptions import Subscriptions
 from streamworker.messages import ProgressEvent
@@ -41,8 +41,8 @@ class Hub:
         self._pool = pool
         self._database_url = settings.database_url
         self._stream = Stream(settings.redis_url, settings.progress_stream, observe)
-        self._overview = Overview(self._stream.history, pool)
-        self._reader = Reader(pool, self._note_postgres)
+        self._reader = Reader(self._stream.history, pool, self._note_postgres)
+        self._overview = Overview(self._stream.history, pool, self._reader, self._begin)
         self._feeds = Feeds(self._stream.history, pool, self._reader, self._begin)
         self._subscriptions = Subscriptions(self._stream.history, self._feeds, self._overview, self._note_postgres, self.subscribe)
         self._connections: set[Connection] = set()
@@ -57,7 +57,7 @@ class Hub:
     async def __aenter__(self) -> Hub:
         await self._stream.start()
         self._redis = self._stream.healthy
-        for step in (self._follow, self._compare, self._look_after):
+        for step in (self._follow, self._compare, self._compare_all, self._look_after):
             self._begin(_again_and_again(step))
         return self
 
@@ -117,6 +117,10 @@ class Hub:
         """
         connection.wanted.update(id for id in ids if id != ALL)
         connection.everything = connection.everything or ALL in ids
+        for id in ids:
+            connection.together.pop(id, None)
+        if len(ids) > 1:
+            connection.together.update(dict.fromkeys(ids, scope_of(ids)))
         opening = asyncio.create_task(self._subscriptions.open(connection, ids, since), name="gateway subscription")
         own = self._of_connection.setdefault(connection, set())
         own.add(opening)
@@ -132,9 +136,9 @@ class Hub:
         self._feeds.leave(connection, batch_id)
         connection.forget(batch_id)
 
-    async def ended(self, batch_id: str, revision: int) -> bool:
-        """Whether the batch has ended, with this revision: then who knows that has nothing to come back for. BatchNotFound."""
-        return await self._subscriptions.ended(batch_id, revision)
+    async def ended(self, batch_id: str, token: Token) -> bool:
+        """Whether the batch has ended, and who has this token knows that: it has nothing to come back for. BatchNotFound."""
+        return await self._subscriptions.ended(batch_id, token)
 
     async def exists(self, batch_id: str) -> bool:
         """Whether there is such a batch; waits while Postgres is away."""
@@ -146,9 +150,12 @@ class Hub:
         for number, told in enumerate(await self._stream.read(QUIET)):
             if number % SLICE == SLICE - 1:
                 await asyncio.sleep(0)
-            self._feeds.hear(told)
-            if self._overview.active:
-                self._overview.hear(told.record, told.event)
+            try:
+                self._feeds.hear(told)
+                if self._overview.active:
+                    self._overview.hear(told.record, told.event)
+            except Exception:
+                log.exception("unexpected error, going on with the next event")
         self._tell_due()
         if self._stream.healthy is not self._redis:
             self._redis = self._stream.healthy
@@ -169,15 +176,24 @@ class Hub:
         await asyncio.sleep(QUIET)
         try:
             asked = await self._feeds.compare(self._redis)
-            if self._overview.active:
-                await self._overview.read()
-            else:
-                self._overview.forget()
         except OUTAGE_ERRORS as error:
             self._note_postgres(False, error)
         else:
-            if asked or self._overview.active:
+            if asked:
                 self._note_postgres(True, None)
+
+    async def _compare_all(self) -> None:
+        """The same for the list of all."""
+        await asyncio.sleep(QUIET)
+        if not self._overview.active:
+            self._overview.forget()
+            return
+        try:
+            await self._overview.read()
+        except OUTAGE_ERRORS as error:
+            self._note_postgres(False, error)
+        else:
+            self._note_postgres(True, None)
 
     def look_again(self, batch_id: str) -> None:
         """Somebody has just changed this batch in Postgres, and the stream may never tell."""

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import msgspec
 
+from streamworker.errors import BatchNotFound
 from streamworker.gateway.connection import Connection
 from streamworker.gateway.frames import ALL, Event, Frame, Live, Snapshot, frame
-from streamworker.gateway.resume import History, Position, Record, Since, before
+from streamworker.gateway.reader import Reader
+from streamworker.gateway.resume import History, Position, Record, Since, before, scope_of
 from streamworker.messages import TERMINAL, ProgressEvent, decode_event
 from streamworker.store import progress
 from streamworker.store.pool import Pool
@@ -21,15 +25,17 @@ NEWEST, MOST_OPEN, MOST_KNOWN = 100, 1_000, 2_200
 PAUSE = 0.2  # seconds between two frames of one batch
 NO_STANDS = 1.5  # seconds that a client is not asked for again: whose a batch is may be noted just after it was submitted
 KEPT = 60.0  # seconds that it goes on after the last client has left
+SCOPE = scope_of([ALL])
 
 
 class _Known:
     """The newest state of one batch, and when it was told."""
 
-    __slots__ = ("event", "frame", "silent_since", "told_at")
+    __slots__ = ("event", "frame", "reset", "silent_since", "told_at")
 
-    def __init__(self, event: ProgressEvent, silent_since: Position | None = None) -> None:
+    def __init__(self, event: ProgressEvent, silent_since: Position | None = None, *, reset: bool = False) -> None:
         self.event = event
+        self.reset = reset
         self.silent_since = silent_since  # where the stream was when Postgres told what it had not
         self.told_at = 0.0
         self.frame: Frame | None = None
@@ -41,9 +47,12 @@ class Overview:
     The id of a frame stands for all that was told before it, also where another batch has changed earlier and waits for its turn.
     """
 
-    def __init__(self, history: History, pool: Pool) -> None:
+    def __init__(self, history: History, pool: Pool, reader: Reader, begin: Callable[[Coroutine[Any, Any, None]], object]) -> None:
         self.history = history
         self._pool = pool
+        self._reader = reader
+        self._begin = begin
+        self._hints: dict[str, bool] = {}  # batches of which Postgres is asked, and whether it must be asked once more
         self.watchers: set[Connection] = set()
         self.interest = 0  # clients that are about to watch
         self.read_at = 0.0
@@ -58,9 +67,15 @@ class Overview:
         return bool(self.watchers or self.interest) or time.monotonic() - self._left_at < KEPT
 
     def hear(self, record: Record, event: ProgressEvent) -> None:
-        """Take an event from the stream: tell it now, or with the next ones of its batch."""
+        """Take an event from the stream: tell it now, or with the next ones of its batch.
+
+        One that does not follow what is known is a hint only: Postgres says how it is.
+        """
         known = self._known.get(event.batch_id)
-        if known is not None and not _is_news(event, known.event):
+        if known is None or event.revision > known.event.revision + 1:
+            self._take_hint(event.batch_id)
+            return
+        if not _is_news(event, known.event):
             return
         known = self._note(event)
         if event.status in TERMINAL or time.monotonic() - known.told_at >= PAUSE:
@@ -70,25 +85,47 @@ class Overview:
 
     async def read(self) -> None:
         """Ask Postgres; tell what the stream has not told."""
+        asked_at, known = self.history.newest, dict(self._known)
         read = await progress.read_overview(self._pool, NEWEST, MOST_OPEN)
         listed = {event.batch_id for event in read}
-        hidden = {id: one.event.revision for id, one in self._known.items() if id not in listed and one.event.status not in TERMINAL}
+        hidden = {id: one.event.revision for id, one in self._known.items() if id not in listed}
         moved = await progress.read_moved(self._pool, hidden) if hidden else {}
         for batch_id, event in moved.items():
             if event is None:
                 self.drop(batch_id)
             else:
                 read.append(event)
-        self._compare(read)
-
-    def _compare(self, read: list[ProgressEvent]) -> None:
         self.read_at = time.monotonic()
-        newest = self.history.newest
         for event in reversed(read):
-            known = self._known.get(event.batch_id)
-            if known is None or event.revision > known.event.revision:
-                in_stream = self.history.known_at(event.batch_id, newest) == event.revision
-                self._tell(event.batch_id, self._note(event, None if in_stream else newest))
+            self.history.confirm(event.batch_id, event.revision, asked_at)
+            self._compare(event, known.get(event.batch_id))
+
+    def _compare(self, event: ProgressEvent, before: _Known | None) -> None:
+        """Take what Postgres says; `before` is what was known when it was asked."""
+        newest, known = self.history.newest, self._known.get(event.batch_id)
+        # It knows less, and nothing was heard since: that was told wrongly, or is another batch of the same id.
+        reset = known is not None and known is before and event.revision < known.event.revision
+        if known is None or reset or event.revision > known.event.revision:
+            in_stream = not reset and self.history.known_at(event.batch_id, newest) == event.revision
+            self._tell(event.batch_id, self._note(event, None if in_stream else newest, reset=reset))
+
+    def _take_hint(self, batch_id: str) -> None:
+        if batch_id in self._hints:
+            self._hints[batch_id] = True
+        elif len(self._hints) < MOST_OPEN:  # else the next comparison will tell
+            self._hints[batch_id] = True
+            self._begin(self._ask_postgres(batch_id))
+
+    async def _ask_postgres(self, batch_id: str) -> None:
+        try:
+            while self._hints[batch_id]:
+                self._hints[batch_id] = False
+                before = self._known.get(batch_id)
+                self._compare(await self._reader.read(batch_id), before)
+        except BatchNotFound:
+            self.drop(batch_id)
+        finally:
+            del self._hints[batch_id]
 
     def forget(self) -> None:
         """Nobody wants to know any more."""
@@ -125,11 +162,12 @@ class Overview:
             for batch_id, known in self._known.items():
                 event = msgspec.structs.replace(known.event, items=[])
                 self._offer(connection, batch_id, frame(Snapshot(batch_id=batch_id, reset=since is not None, event=event)))
-        connection.offer_state(ALL, frame(Live(self.history.token, ALL)))
+        connection.offer_state(ALL, frame(Live(self.history.token(connection.together.get(ALL, SCOPE)), ALL)))
 
     def leave(self, connection: Connection) -> None:
         """Tell this client no more of what it did not ask for by id."""
         connection.everything = False
+        connection.together.pop(ALL, None)
         if connection in self.watchers:
             self.watchers.remove(connection)
             self._left_at = time.monotonic()
@@ -138,15 +176,18 @@ class Overview:
         for batch_id in self.history.changed_after(position):
             known = self._known.get(batch_id)
             if known is None:
-                known = _Known(decode_event(self.history.last_of(batch_id, 1)[0].raw))
+                last = self.history.last_of(batch_id, 1)
+                if not last:
+                    continue  # it was forgotten
+                known = _Known(decode_event(last[0].raw))
             self._offer(connection, batch_id, self._frame(batch_id, known).bare)
         for batch_id, known in self._known.items():
             if known.silent_since is not None and known.silent_since >= position:
                 self._offer(connection, batch_id, self._frame(batch_id, known).bare)
 
-    def _note(self, event: ProgressEvent, silent_since: Position | None = None) -> _Known:
+    def _note(self, event: ProgressEvent, silent_since: Position | None = None, *, reset: bool = False) -> _Known:
         before = self._known.pop(event.batch_id, None)  # and to the end: the first is the one that was quiet longest
-        known = self._known[event.batch_id] = _Known(event, silent_since)
+        known = self._known[event.batch_id] = _Known(event, silent_since, reset=reset)
         known.told_at = 0.0 if before is None else before.told_at
         if len(self._known) > MOST_KNOWN:
             self.drop(next((id for id, one in self._known.items() if one.event.status in TERMINAL), next(iter(self._known))))
@@ -164,18 +205,20 @@ class Overview:
         if known.frame is None:
             event = msgspec.structs.replace(known.event, items=[])
             oldest = next(iter(self._due.values()), None)
-            id = self.history.token if oldest is None else self.history.token_at(before(oldest))
+            id = self.history.token(SCOPE, None if oldest is None else before(oldest))
             told: Event | Snapshot
             if known.silent_since is None:
                 told = Event(batch_id=batch_id, id=id, event=event)
             else:
-                told = Snapshot(batch_id=batch_id, id=id, reset=False, event=event)
+                told = Snapshot(batch_id=batch_id, id=id, reset=known.reset, event=event)
             known.frame = frame(told, often_bare=True)
         return known.frame
 
     def _offer(self, connection: Connection, batch_id: str, told: Frame) -> None:
         if batch_id in connection.wanted:
             return
+        if ALL in connection.together:
+            told = told.bare
         if connection.ask is None or connection.visible.get(batch_id):
             # While an answer is waited for, no id may stand for what it is about.
             connection.offer_state(batch_id, told.bare if connection.asking else told)

@@ -20,20 +20,24 @@ LAST_SEQUENCE = 2**64 - 1
 Position = tuple[int, int]
 START: Position = (0, 0)
 
-_TOKEN = re.compile(r"([0-9a-f]{8})\.([0-9]{1,20})-([0-9]{1,20})(?:\.([0-9]{1,19}))?")
+_TOKEN = re.compile(r"([0-9a-f]{8})\.([0-9]{1,20})-([0-9]{1,20})\.([0-9a-f]{8})(?:\.([0-9]{1,19}))?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class Token(NamedTuple):
-    """Everything up to a position of a stream is told; with `ended` the batch is told up to its end, which had this revision."""
+    """Of what was asked for (`scope`) everything up to a position of a stream is told.
+
+    With `ended` the batch is told up to its end, which had this revision.
+    """
 
     tag: str
     position: Position
+    scope: str
     ended: int | None = None
 
     def __str__(self) -> str:
         end = "" if self.ended is None else f".{self.ended}"
-        return f"{self.tag}.{self.position[0]}-{self.position[1]}{end}"
+        return f"{self.tag}.{self.position[0]}-{self.position[1]}.{self.scope}{end}"
 
 
 class Since(NamedTuple):
@@ -46,6 +50,11 @@ class Since(NamedTuple):
 def tag_of(run_id: str, stream: str) -> str:
     """What tells one stream of one server's life from all others."""
     return hashlib.sha256(f"{run_id} {stream}".encode()).hexdigest()[:8]
+
+
+def scope_of(ids: Iterable[str]) -> str:
+    """What tells one choice of batches from all others: a token is good only for what was asked for with it."""
+    return hashlib.sha256(",".join(sorted(set(ids))).encode()).hexdigest()[:8]
 
 
 def read_position(entry_id: bytes) -> Position:
@@ -71,8 +80,8 @@ def read_since(text: str | int | None) -> Since | None:
         number = int(text)
         return Since(revision=number if number <= MAX_REVISION else None)
     if found := _TOKEN.fullmatch(text):
-        tag, milliseconds, sequence, ended = found.groups()
-        return Since(Token(tag, (int(milliseconds), int(sequence)), int(ended) if ended else None))
+        tag, milliseconds, sequence, scope, ended = found.groups()
+        return Since(Token(tag, (int(milliseconds), int(sequence)), scope, int(ended) if ended else None))
     return Since()
 
 
@@ -100,14 +109,9 @@ class History:
         self._by_batch: dict[str, deque[Record]] = {}
         self._bytes = 0
 
-    @property
-    def token(self) -> str:
-        """The token of everything up to here."""
-        return str(Token(self.tag, self.newest))
-
-    def token_at(self, position: Position) -> str:
-        """The token of everything up to a position."""
-        return str(Token(self.tag, position))
+    def token(self, scope: str, position: Position | None = None) -> str:
+        """The token of everything up to a position, up to here if none is given."""
+        return str(Token(self.tag, self.newest if position is None else position, scope))
 
     def reset(self, tag: str, newest: Position, complete_after: Position | None = None) -> None:
         """Begin anew: all entries after `complete_after` (if not given, after the newest) are going to be appended."""
@@ -132,6 +136,12 @@ class History:
         while len(self._records) > MOST_ENTRIES or self._bytes > MOST_BYTES:
             self._drop_oldest()
         return record
+
+    def confirm(self, batch_id: str, revision: int, asked_at: Position) -> None:
+        """Forget what was told of a batch if Postgres, asked when the stream was here, knows less: it was not so, or is so no more."""
+        known = self.known_at(batch_id, asked_at)
+        if known is not None and known > revision:
+            del self._by_batch[batch_id]
 
     def covers(self, token: Token) -> bool:
         """Whether all that came after the token is here."""
@@ -168,10 +178,11 @@ class History:
 
     def _drop_oldest(self) -> None:
         record = self._records.popleft()
-        own = self._by_batch[record.batch_id]
-        own.popleft()
-        if not own:
-            del self._by_batch[record.batch_id]
+        own = self._by_batch.get(record.batch_id)
+        if own and own[0] is record:  # else it was forgotten
+            own.popleft()
+            if not own:
+                del self._by_batch[record.batch_id]
         self._bytes -= len(record.raw)
         self._complete_after = record.position
 

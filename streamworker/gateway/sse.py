@@ -14,7 +14,7 @@ from streamworker.gateway.asking import ABORT, Allowed, Asked, asker, may_see, r
 from streamworker.gateway.connection import Connection
 from streamworker.gateway.frames import ALL
 from streamworker.gateway.hub import Hub
-from streamworker.gateway.resume import Since, read_since
+from streamworker.gateway.resume import read_since
 
 FIRST_LOOK = 2.0  # seconds for Postgres to say whether the batch exists; after that the stream begins without knowing
 RETRY = (1_000, 5_000)  # milliseconds until a browser comes back: not all of them at once
@@ -47,14 +47,10 @@ async def _look(hub: Hub, asked: Asked) -> Response | None:
     for id in asked.ids:
         if id != ALL and not await hub.exists(id):
             return _refuse(404, f"batch {id}: there is no batch with this id")
-    ended = _ended(asked.since)
-    if len(asked.ids) == 1 and asked.ids[0] != ALL and ended is not None and await hub.ended(asked.ids[0], ended):
+    token = None if asked.since is None else asked.since.token
+    if len(asked.ids) == 1 and asked.ids[0] != ALL and token is not None and await hub.ended(asked.ids[0], token):
         return Response(status_code=204)  # a browser stops coming back at that
     return None
-
-
-def _ended(since: Since | None) -> int | None:
-    return None if since is None or since.token is None else since.token.ended
 
 
 def _refuse(status: int, sentence: str) -> Response:

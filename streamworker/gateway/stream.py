@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -16,12 +17,17 @@ from streamworker.broker.connection import CONNECTION_ERRORS, connect
 from streamworker.broker.replies import Entry
 from streamworker.broker.tail import Tail, position
 from streamworker.errors import InvalidMessage
-from streamworker.gateway.resume import MOST_BYTES, MOST_ENTRIES, START, History, Record, read_position, tag_of
-from streamworker.messages import ProgressEvent, decode_event
+from streamworker.gateway.chronicle import seconds_of
+from streamworker.gateway.resume import MAX_REVISION, MOST_BYTES, MOST_ENTRIES, START, History, Record, read_position, tag_of
+from streamworker.messages import TERMINAL, ProgressEvent, decode_event
 
 log = logging.getLogger("streamworker.gateway")
 
-PAGE = 500
+PAGE = 50  # entries at once: a megabyte each, maybe
+FIRST_PAGE, LONGEST_PAGE = 10, 500  # of those that stand there already
+
+_STATUS = TERMINAL | {"pending", "processing"}
+_BATCH_ID = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class Told(NamedTuple):
@@ -39,7 +45,7 @@ class Stream:
         self.healthy = False
         self._url = url
         self._name = name
-        self._tail = Tail(url, name)
+        self._tail = Tail(url, name, page=PAGE)
         self._begun = False
         self._observe = observe  # is told each event that is news, also those that stood there already
 
@@ -98,8 +104,10 @@ class Stream:
         tag = await self._tag(client)
         found = replies.entries(await client.execute_command("XRANGE", self._name, "-", "+", "COUNT", 1))
         oldest = read_position(found[0].id) if found else None
-        if tag != self.history.tag or oldest is None or oldest > self.history.newest:
-            self.history.reset(tag if oldest else secrets.token_hex(4), self.history.newest, oldest)
+        newest = self.history.newest
+        if tag != self.history.tag or oldest is None or oldest > newest:
+            # What stands there already is not read again: only what comes after it is going to be known.
+            self.history.reset(tag if oldest else secrets.token_hex(4), newest, max(oldest or newest, newest))
 
     async def _tag(self, client: Redis) -> str:
         try:
@@ -111,14 +119,15 @@ class Stream:
     async def _read_back(self, client: Redis, newest: bytes) -> list[Entry]:
         """The last entries, the newest first."""
         found: list[Entry] = []
-        size, end = 0, newest.decode()
+        size, end, count = 0, newest.decode(), FIRST_PAGE
         while len(found) < MOST_ENTRIES and size < MOST_BYTES:
-            page = replies.entries(await client.execute_command("XREVRANGE", self._name, end, "-", "COUNT", PAGE))
+            page = replies.entries(await client.execute_command("XREVRANGE", self._name, end, "-", "COUNT", count))
             found += page
             size += sum(len(value) for entry in page for _, value in entry.fields)
-            if len(page) < PAGE:
+            if len(page) < count:
                 break
             end = "(" + page[-1].id.decode()
+            count = max(1, min(LONGEST_PAGE, 2 * count, (MOST_BYTES - size) * len(found) // max(1, size)))
         return found
 
     def _take(self, entry: Entry) -> Told | None:
@@ -133,11 +142,26 @@ class Stream:
             event = decode_event(raw)
         except (InvalidMessage, ValueError):  # a stranger's entry: the next event or Postgres will tell
             return None
-        if fields.get(b"batch_id") != event.batch_id.encode():
+        if not _is_ours(event) or fields.get(b"batch_id") != event.batch_id.encode():
             return None
         record = self.history.append(place, event.batch_id, event.revision, raw)
         if record is None:
             return None
         if self._observe is not None:
-            self._observe(event)
+            try:
+                self._observe(event)
+            except Exception:
+                log.exception("unexpected error, going on with the next event")
         return Told(record, event)
+
+
+def _is_ours(event: ProgressEvent) -> bool:
+    """Whether a worker can have said that: what follows takes it for granted."""
+    return (
+        _BATCH_ID.fullmatch(event.batch_id) is not None
+        and event.status in _STATUS
+        and 0 <= event.revision <= MAX_REVISION
+        and 0 <= event.epoch <= MAX_REVISION
+        and all(0 <= count < 2**31 for count in (event.total, event.processed, event.succeeded, event.failed))
+        and seconds_of(event.at) is not None
+    )

@@ -14,7 +14,7 @@ from streamworker.gateway.feed import FRESH, Feed
 from streamworker.gateway.feeds import QUIET, Feeds
 from streamworker.gateway.frames import ALL, Complaint, Live, frame
 from streamworker.gateway.overview import Overview
-from streamworker.gateway.resume import History, Record, Since
+from streamworker.gateway.resume import History, Record, Since, Token, scope_of
 from streamworker.messages import ProgressEvent
 from streamworker.store.pool import OUTAGE_ERRORS
 
@@ -41,13 +41,15 @@ class Subscriptions:
         self._overview = overview
         self._note_postgres = note_postgres
 
-    async def ended(self, batch_id: str, revision: int) -> bool:
-        """Whether the batch has ended, with this revision. BatchNotFound."""
+    async def ended(self, batch_id: str, token: Token) -> bool:
+        """Whether the token was given for the end of this batch, and that is its end still. BatchNotFound."""
+        if token.ended is None or token.tag != self._history.tag or token.scope != scope_of([batch_id]):
+            return False
         feed = self._feeds.take(batch_id)
         try:
             snapshot = await self._feeds.open(feed)
             known = max(feed.revision, -1 if snapshot is None else snapshot.revision)
-            return feed.ended and feed.revision == known == revision
+            return feed.ended and feed.revision == known == token.ended
         finally:
             feed.interest -= 1
 
@@ -65,6 +67,8 @@ class Subscriptions:
     async def open(self, connection: Connection, ids: Sequence[str], since: Since | None) -> None:
         """Tell this client of these batches: what there is or what it has missed, `live`, and what comes."""
         feeds = [self._feeds.take(id) for id in ids if id != ALL]
+        if since is not None and since.token is not None and since.token.scope != scope_of(ids):
+            since = Since()  # it says nothing of what is asked for
         try:
             opening = [self._feeds.open(feed, since) for feed in feeds]
             found = await asyncio.gather(*opening, return_exceptions=True) if len(opening) > 1 else [await _caught(one) for one in opening]
@@ -94,13 +98,14 @@ class Subscriptions:
                     resumed.append(feed)
                     missed += [(feed, record) for record in records]
         in_order = sorted(missed, key=lambda one: one[1].position)  # of several batches, as it happened
-        connection.offer_missed(feed.event_frame(record) for feed, record in in_order)
+        connection.offer_missed(feed.event_frame(record, feed.scope_for(connection)) for feed, record in in_order)
         for feed in resumed:
             if feed.ended and feed.state is not None:
                 connection.offer(feed.end_frame(feed.state))
-        if any(not isinstance(snapshot, BaseException) for snapshot in found.values()):
-            token = self._history.token
-            connection.offer(frame(Live(token) if bare else Live(token, next(iter(found)).batch_id)))
+        told = [feed for feed, snapshot in found.items() if not isinstance(snapshot, BaseException)]
+        if told:
+            token = self._history.token(told[0].scope_for(connection))
+            connection.offer(frame(Live(token) if bare else Live(token, told[0].batch_id)))
 
     def _complain(self, connection: Connection, batch_id: str, error: BaseException) -> None:
         connection.wanted.discard(batch_id)
@@ -119,6 +124,9 @@ class Subscriptions:
                 except OUTAGE_ERRORS as error:
                     self._note_postgres(False, error)
                     await asyncio.sleep(QUIET)
+                except Exception:
+                    log.exception("unexpected error, trying again")
+                    await asyncio.sleep(QUIET)
             await self._overview.ask_about_all(connection)
         finally:
             self._overview.interest -= 1
@@ -130,10 +138,12 @@ class Subscriptions:
             if feed is None or feed.state is None or connection not in feed.watchers:
                 continue
             if feed.watchers[connection] > feed.revision:  # it knows more than the stream has told: ask again rather than go back
-                self._renew(connection, [batch_id], Since())
+                scope = connection.together.get(batch_id)
+                self._renew(connection, [id for id, one in connection.together.items() if one == scope] or [batch_id], Since())
             else:
                 feed.show(connection, reset=True, bare=True)
-        connection.offer(frame(Live(self._history.token)))
+        for scope in {connection.together.get(id) or scope_of([id]) for id in connection.wanted}:
+            connection.offer(frame(Live(self._history.token(scope))))
 
 
 async def _caught(work: Coroutine[Any, Any, ProgressEvent | None]) -> ProgressEvent | BaseException | None:

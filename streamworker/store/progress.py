@@ -25,7 +25,7 @@ async def read_snapshots(pool: Pool, ids: Sequence[UUID]) -> dict[str, ProgressE
 
 
 async def read_moved(pool: Pool, known: Mapping[str, int]) -> dict[str, ProgressEvent | None]:
-    """Of the batches known up to a revision, those that Postgres knows more of; None for a batch that is no more."""
+    """Of the batches known at a revision, those that are at another one in Postgres; None for a batch that is no more."""
     rows = await pool.fetch(query("moved_batches"), [UUID(id) for id in known], list(known.values()))
     return {str(row["known_id"]): None if row["id"] is None else _event(row) for row in rows}
 

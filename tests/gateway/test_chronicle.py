@@ -81,6 +81,7 @@ class TestSamples:
             {"at": "yesterday"},
             {"at": ""},
             {"at": "0001-01-01T00:00:00"},
+            {"at": "9999-12-31T23:59:59.9999999Z"},
             {"processed": -1},
             {"processed": 2**70},
             {"failed": 2**70},

@@ -126,6 +126,21 @@ async def test_a_batch_from_its_snapshot_to_its_end(scene: LiveScene, node: Any)
     assert [line[1]["type"] for line in told[:-1]] == ["event", "event", "event", "end"]
 
 
+async def test_another_batch_of_the_same_id_begins_anew(scene: LiveScene, node: Any) -> None:
+    async with node() as client:
+        client.say("connect", url(scene), TOKEN)
+        client.say("watch", "all", "*")
+        await client.until(lambda line: line[0] == "all" and line[1]["type"] == "live")
+        await scene.step(1)
+        await client.revisions("all", 1)
+        async with scene.connection.transaction():
+            await scene.connection.execute("DELETE FROM streamworker.batches WHERE id = $1", scene.batch_id)
+            await scene.connection.execute("SELECT streamworker.submit($1, $2)", '["a"]', scene.batch_id)
+        assert await client.revisions("all", 0) == [0]
+        await scene.step(1)
+        assert await client.revisions("all", 1) == [1]
+
+
 async def test_it_comes_back_and_goes_on_where_it_was(scene: LiveScene, node: Any, redis_url: str, database_url: str) -> None:
     async with node() as client:
         client.say("connect", url(scene), TOKEN)

@@ -140,7 +140,7 @@ class TestWhatCannotBeProven:
 
     async def test_a_position_in_the_future(self, scene: LiveScene) -> None:
         tag, _, position = (await token_after(scene, 2)).partition(".")
-        moved = f"{tag}.{int(position.split('-')[0]) + 1_000_000}-0"
+        moved = f"{tag}.{int(position.split('-')[0]) + 1_000_000}-0.{position.rpartition('.')[2]}"
         async with scene.socket(scene.batch_id, since=moved) as client:
             assert (await client.event())["reset"]
 

@@ -9,7 +9,7 @@ import pytest
 from streamworker.gateway import resume
 from streamworker.gateway.resume import History, Position, Since, Token, before, chain, read_position, read_since, tag_of
 
-TAG = "0123abcd"
+TAG, SCOPE = "0123abcd", "4567cdef"
 
 
 @pytest.mark.parametrize(
@@ -17,8 +17,9 @@ TAG = "0123abcd"
     [
         (None, None),
         ("", None),
-        (f"{TAG}.5-1", Since(Token(TAG, (5, 1)))),
-        (f"{TAG}.5-1.7", Since(Token(TAG, (5, 1), 7))),
+        (f"{TAG}.5-1.{SCOPE}", Since(Token(TAG, (5, 1), SCOPE))),
+        (f"{TAG}.5-1.{SCOPE}.7", Since(Token(TAG, (5, 1), SCOPE, 7))),
+        (f"{TAG}.5-1", Since()),
         ("7", Since(revision=7)),
         (7, Since(revision=7)),
         (str(2**63), Since()),
@@ -39,7 +40,7 @@ def test_what_no_token_can_be(text: str) -> None:
 
 
 def test_a_token_is_read_as_it_was_written() -> None:
-    for token in (Token(TAG, (1, 2)), Token(TAG, (2**64 - 1, 2**64 - 1), 3)):
+    for token in (Token(TAG, (1, 2), SCOPE), Token(TAG, (2**64 - 1, 2**64 - 1), SCOPE, 3)):
         assert read_since(str(token)) == Since(token)
 
 
@@ -70,7 +71,7 @@ def test_a_replay_is_what_a_client_that_had_stayed_would_have_got(seed: int, mon
             revisions[batch_id] = revision
             heard[batch_id].append(((moment, 0), revision))
         position = (chance.randint(0, moment), 0)
-        if not history.covers(Token(TAG, position)):
+        if not history.covers(Token(TAG, position, SCOPE)):
             continue
         for name, events in heard.items():
             known = history.known_at(name, position)
@@ -91,7 +92,21 @@ def test_what_was_dropped_is_not_covered(monkeypatch: pytest.MonkeyPatch) -> Non
     history = History(TAG)
     for moment in range(1, 30):
         history.append((moment, 0), "a", moment, b"x" * 10 + b"%d" % moment)
-    covered = [moment for moment in range(40) if history.covers(Token(TAG, (moment, 0)))]
+    covered = [moment for moment in range(40) if history.covers(Token(TAG, (moment, 0), SCOPE))]
     assert covered == list(range(covered[0], 30))
     assert 20 <= covered[0] < 25
-    assert not history.covers(Token("another", (29, 0)))
+    assert not history.covers(Token("another", (29, 0), SCOPE))
+
+
+def test_what_postgres_does_not_confirm_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resume, "MOST_ENTRIES", 3)
+    history = History(TAG)
+    for moment, revision in ((1, 1), (2, 2), (3, 1000)):
+        history.append((moment, 0), "a", revision, b"%d" % moment)
+    history.confirm("a", 2, (2, 0))  # asked before it was told: that may be so
+    assert history.append((4, 0), "a", 3, b"4") is None
+    history.confirm("a", 2, (4, 0))
+    assert history.known_at("a", (4, 0)) is None
+    for moment in range(5, 10):  # and what is left of it is dropped as everything else
+        assert history.append((moment, 0), "a", moment - 2, b"%d" % moment) is not None
+    assert [record.highest for record in history.after("a", (0, 0))] == [5, 6, 7]

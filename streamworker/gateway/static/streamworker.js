@@ -1,9 +1,9 @@
-// Live progress of batches over one WebSocket (streamworker.v1). No dependencies, free to copy (Apache-2.0).
+// Live progress of batches over one WebSocket (streamworker.v1). No dependencies; Apache-2.0.
 //   const client = connect();                    // or a gateway's /ws, and { token }
 //   client.onstate = (state) => {};              // { connected, redis, postgres, role, closed: an Error }
 //   for await (const frame of client.watch(id))  // "*": all batches
 //     if (frame.event) show(frame.event);        // a snapshot, then events; ends after the batch has
-// It comes back by itself and goes on where it was; frames older than the last of their batch are dropped.
+// It comes back by itself and goes on where it was; what is older than the last is dropped, unless it has `reset`.
 
 const SILENCE = 40_000; // ms without a word or a heartbeat: the connection is dead
 const LONGEST = 30_000; // ms between two attempts
@@ -130,7 +130,7 @@ export class Client {
 
   #pass({ seen, readers }, frame, ends) {
     if (frame.event) {
-      if (seen.get(frame.batch_id) > frame.event.revision) return;
+      if (!frame.reset && seen.get(frame.batch_id) > frame.event.revision) return;
       seen.set(frame.batch_id, frame.event.revision);
     }
     for (const reader of [...readers]) {
