@@ -81,13 +81,18 @@ def acknowledged(history: History) -> Iterator[str]:
     yield from _reckless(history, stream)
     settled: set[str] = set()
     complained: set[str] = set()
+    allowed: set[tuple[str, str]] = set()  # XDEL comes right after XACK, in one transaction: what holds for the one holds for the other
     for command in history.commands:
         if command.args[0] not in ("XACK", "XDEL", "XACKDEL") or command.args[1] != stream or command.label not in history.workers:
             continue
         for entry in command.args[3:] if command.args[0] == "XACK" else command.args[2:]:
             if command.done:
                 settled.add(entry)
-            if entry not in complained and not _may_go(history, entry, command, buried, announced):
+            if entry in complained or (command.label, entry) in allowed:
+                continue
+            if _may_go(history, entry, command, buried, announced):
+                allowed.add((command.label, entry))
+            else:
                 complained.add(entry)
                 batch = history.entries.get(entry, "unknown")
                 yield f"{command.label} sent {command.args[0]} {entry} (batch {batch}): {_why(history, entry, command.asked)}"
