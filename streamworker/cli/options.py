@@ -22,7 +22,6 @@ from streamworker.store import pool as store
 
 SERVERS = frozenset({"redis_url", "database_url", "home"})
 
-TERMINATED = 128 + signal.SIGTERM
 
 Subparsers = Any  # argparse gives its class no public name
 
@@ -68,24 +67,34 @@ def asynchronous(command: Callable[[argparse.Namespace], Awaitable[int]]) -> Cal
 
 
 async def _until_terminated(command: Callable[[argparse.Namespace], Awaitable[int]], arguments: argparse.Namespace) -> int:
-    """Let SIGTERM end a command like Ctrl-C does, so that it leaves the embedded servers in good order."""
+    """Let SIGTERM and Ctrl-C end a command in good order, the embedded servers included; a second Ctrl-C waits for nothing.
+
+    Between two steps of the loop, as a handler of the loop: in the middle of one a cancellation can get lost on Python 3.11
+    (see `broker/cancellable.py`).
+    """
     running = asyncio.current_task()
     assert running is not None
-    loop, terminated = asyncio.get_running_loop(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    came: list[signal.Signals] = []
 
-    def terminate() -> None:
-        terminated.set()
+    def end(number: signal.Signals) -> None:
+        came.append(number)
+        if number is signal.SIGINT:
+            loop.remove_signal_handler(number)
         running.cancel()
 
-    loop.add_signal_handler(signal.SIGTERM, terminate)
+    heard = [number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) is not signal.SIG_IGN]
+    for number in heard:
+        loop.add_signal_handler(number, end, number)
     try:
         return await command(arguments)
     except asyncio.CancelledError:
-        if not terminated.is_set():
+        if not came:
             raise
-        return TERMINATED
+        return 128 + came[0]
     finally:
-        loop.remove_signal_handler(signal.SIGTERM)
+        for number in heard:
+            loop.remove_signal_handler(number)
 
 
 @asynccontextmanager
