@@ -51,8 +51,11 @@ export class Chart {
 
   load(samples) {
     const earlier = samples.map(({ at, processed, failed }) => ({ t: Date.parse(at), processed, failed }));
-    const newest = earlier.at(-1)?.t ?? -Infinity;
-    this.#samples = [...earlier, ...this.#samples.filter(({ t }) => t > newest)];
+    const known = new Set(this.#samples.map(({ t }) => t));
+    // What came meanwhile is finer than what the gateway keeps: neither takes the other's place.
+    const all = [...earlier.filter(({ t }) => !known.has(t)), ...this.#samples].sort((a, b) => a.t - b.t);
+    const anew = all.findLastIndex(({ processed }, n) => n > 0 && processed < all[n - 1].processed); // retried since
+    this.#samples = all.slice(Math.max(anew, 0));
   }
 
   add({ at, processed, failed, total }) {
