@@ -148,7 +148,8 @@ class Renewer:
 
     async def renew(self, entry_ids: Sequence[str]) -> dict[str, bool]:
         """Reset the idle time of the entries that are still ours; tells for each whether it was."""
-        kept = await self._scripts.run("renew", self._address.stream, self._address.group, self._address.consumer, *entry_ids)
+        address = self._address
+        kept = await self._scripts.run("renew", address.stream, address.group, address.consumer, GIVEN_AWAY_MS, *entry_ids)
         return {entry_id: bool(mine) for entry_id, mine in zip(entry_ids, kept, strict=True)}
 
 

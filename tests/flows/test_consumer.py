@@ -72,6 +72,18 @@ async def test_what_is_given_away_is_reclaimed_at_once(redis_url: str) -> None:
         assert [delivery.entry_id for delivery in (await second.reclaim(1, 60.0)).deliveries] == [entry_id]
 
 
+async def test_renewing_does_not_take_back_what_was_given_away(redis_url: str) -> None:
+    async with consumer(redis_url, "first") as first, consumer(redis_url, "second") as second:
+        entry_id = await first.enqueue(IDS[0])
+        await first.read(1, 0.1)
+        await first.pass_on(entry_id)
+        redis = connect(redis_url)
+        renewed = await Renewer(redis, Address("batches", "workers", "first")).renew([entry_id])  # the heartbeat had it in hand already
+        await redis.aclose()
+        assert renewed == {entry_id: False}
+        assert [delivery.entry_id for delivery in (await second.reclaim(1, 60)).deliveries] == [entry_id]
+
+
 async def test_reclaiming_goes_through_the_whole_list(redis_url: str) -> None:
     """One call looks at ten entries for each that it may take: from the start each time, the last would starve."""
     async with consumer(redis_url, "first") as first, consumer(redis_url, "second") as second:

@@ -92,7 +92,7 @@ MUTANTS = (
     Mutant(
         "bare XCLAIM renewal",
         "streamworker/broker/scripts/renew.lua",
-        "if pending[1] and pending[1][2] == ARGV[2] then",
+        "if pending[1] and pending[1][2] == ARGV[2] and pending[1][3] < tonumber(ARGV[3]) then",
         "if true then",
         ("tests/flows/test_consumer.py",),
     ),
