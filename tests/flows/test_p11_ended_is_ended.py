@@ -105,6 +105,36 @@ def test_raw_sql_changes_nothing_that_has_ended(shared: Scene, ended: dict[str, 
     assert rows(shared, ended[status]) == before
 
 
+# Another value for a column of each type; a column of a new type wants a line here.
+ANOTHER = {
+    "uuid": "gen_random_uuid()",
+    "text": "coalesce({0}, '') || 'x'",
+    "jsonb": "{0} || jsonb_build_object('another', 1)",
+    "integer": "coalesce({0}, 0) + 1",
+    "bigint": "coalesce({0}, 0) + 1",
+    "boolean": "NOT {0}",
+    "timestamp with time zone": "coalesce({0}, now()) + interval '1 s'",
+}
+
+
+def test_of_an_ended_batch_only_what_tells_that_it_was_told_may_change(shared: Scene) -> None:
+    batch_id = shared.job(["a"])
+    shared.wait_announced(batch_id)
+    columns = shared.database.rows(
+        "SELECT column_name::text AS name, data_type::text AS type FROM information_schema.columns "
+        "WHERE table_schema = 'streamworker' AND table_name = 'batches'"
+    )
+    free = []
+    for name, kind in columns:
+        change = f"UPDATE streamworker.batches SET {name} = {ANOTHER[kind].format(name)} WHERE id = $1"  # noqa: S608
+        try:
+            shared.database.rows(change, batch_id)
+            free.append(name)
+        except asyncpg.IntegrityConstraintViolationError as error:
+            assert f"batch {batch_id} is completed and changes no more" in str(error), name
+    assert sorted(free) == ["announced_at", "entry_id"]
+
+
 def test_no_item_of_another_batch_is_moved_in(shared: Scene, ended: dict[str, UUID]) -> None:
     held = Held(shared)
     with pytest.raises(asyncpg.IntegrityConstraintViolationError, match="batch_id and position stay"):
