@@ -40,10 +40,20 @@ def test_the_wait_for_a_retry_survives_the_worker(scene: Scene) -> None:
     assert after - before >= 3
 
 
+# In a process of its own such an item kills nothing else: test_isolation.py.
+SHAPES = {
+    "inline": {"isolation": "inline"},
+    "inline, a plain def": {"isolation": "inline", "processor": "tests.flows.processors:work_in_thread"},
+    "thread": {"isolation": "thread"},
+}
+
+
 class TestDeaths:
-    def test_an_item_that_kills_its_worker_fails_and_the_rest_completes(self, scene: Scene) -> None:
-        batch_id = scene.job([sleep(30), sleep(30), act("die"), sleep(30), sleep(30)])
-        row = scene.relay(batch_id)
+    @pytest.mark.parametrize("shape", SHAPES)
+    @pytest.mark.parametrize("death", ["die", "crash"])
+    def test_an_item_that_kills_its_worker_fails_and_the_rest_completes(self, scene: Scene, death: str, shape: str) -> None:
+        batch_id = scene.job([sleep(30), sleep(30), act(death), sleep(30), sleep(30)])
+        row = scene.relay(batch_id, **SHAPES[shape])
         assert (row["status"], row["succeeded"], row["failed"]) == ("completed", 4, 1)
         assert starts_at(scene, batch_id, 2) == [1, 2]
         poison = scene.items(batch_id)[2]
