@@ -25,6 +25,7 @@ from streamworker.store import catalog, submission
 from streamworker.store.migrate import check_schema, migrate
 from streamworker.store.pool import CONNECTION_ERRORS as POSTGRES_ERRORS
 from streamworker.store.pool import TRANSIENT_ERRORS, Pool, explain, open_pool
+from streamworker.store.progress import read_snapshot
 from streamworker.store.rows import Batch, ItemRow
 from streamworker.store.submission import Items
 
@@ -194,7 +195,7 @@ class Client:
         pause = 0.1
         while True:
             try:
-                return await catalog.read_snapshot(self._pool, batch_id)
+                return await read_snapshot(self._pool, batch_id)
             except TRANSIENT_ERRORS:
                 if self._pool.is_closing():
                     raise

@@ -173,6 +173,17 @@ def redis_url(redis_server: RedisServer) -> str:
 
 
 @pytest.fixture
+def weak_redis(redis_kind: str, tmp_short: Path) -> Iterator[RedisServer]:
+    """A running server of this test that forgets everything when it ends."""
+    server = RedisServer(redis_kind, tmp_short / "redis")
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture
 def own_redis(redis_kind: str, tmp_short: Path) -> Iterator[RedisServer]:
     """A running server of this test, with an append-only file, to be killed, stopped and paused at will."""
     server = RedisServer(redis_kind, tmp_short / "redis", persistent=True)

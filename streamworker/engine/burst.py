@@ -19,6 +19,7 @@ from uuid import UUID
 
 from streamworker.engine.attempts import LONGEST_BURST, Away, Pace, Policy, settle
 from streamworker.engine.burst_writer import BurstWriter
+from streamworker.engine.commits import REFUSED
 from streamworker.engine.context import ItemContext, Voice
 from streamworker.engine.endings import Ending, Endings
 from streamworker.engine.holds import Call, HeldLease, Hold
@@ -27,11 +28,9 @@ from streamworker.engine.loop import server_of
 from streamworker.engine.members import Arrival, Member
 from streamworker.engine.patience import GivenUp, Patience
 from streamworker.engine.processors import AnyProcessor, OpenProcessors
-from streamworker.engine.progress import LiveItem, item_event
-from streamworker.engine.recorder import REFUSED
-from streamworker.engine.run import batch_info, tell_rows
+from streamworker.engine.progress import LiveItem, item_event, tell_rows
 from streamworker.engine.services import Services
-from streamworker.engine.source import item_of
+from streamworker.engine.source import batch_info, item_of
 from streamworker.errors import ConfigurationError
 from streamworker.messages import TERMINAL, Job
 from streamworker.observe.events import BatchAcquired, ItemStarted, Step

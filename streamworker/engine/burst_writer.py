@@ -8,9 +8,9 @@ from uuid import UUID
 
 import asyncpg
 
+from streamworker.engine.commits import REFUSED
 from streamworker.engine.members import Member
 from streamworker.engine.patience import Patience
-from streamworker.engine.recorder import REFUSED
 from streamworker.engine.services import Services
 from streamworker.observe.events import Step
 from streamworker.store import bursts

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field, replace
 from streamworker.broker.consumer import Delivery
 from streamworker.engine.attempts import Away, Policy
 from streamworker.engine.holds import Hold
-from streamworker.engine.progress import Progress, item_event
+from streamworker.engine.progress import Progress, item_event, tell_rows
 from streamworker.engine.recorder import Recorder
-from streamworker.engine.run import tell_rows
 from streamworker.engine.services import Services
 from streamworker.messages import TERMINAL, Job
 from streamworker.store import bursts

@@ -12,7 +12,8 @@ from datetime import datetime, timedelta
 from streamworker.engine.announcer import Announcer
 from streamworker.engine.holds import Hold
 from streamworker.messages import TERMINAL, ItemEvent, ProgressEvent, timestamp
-from streamworker.store.batches import BatchState
+from streamworker.observe.events import Events, ItemFinished, ItemRetried
+from streamworker.store.batches import DIED, BatchState, ChargedItem
 from streamworker.store.items import ItemRecord
 
 EVENT_ITEMS = 500
@@ -131,3 +132,29 @@ def item_event(row: ItemRecord) -> ItemEvent:
     """What an event tells of a recorded attempt."""
     percent = 100.0 if row.status == "completed" else None
     return ItemEvent(row.position, row.key, row.status, row.attempts, percent=percent, error=row.error)
+
+
+def charged_event(item: ChargedItem) -> ItemEvent:
+    """The event of an item that was charged for a death."""
+    return item_event(ItemRecord(item.position, item.key, item.status, item.attempts, error=DIED))
+
+
+def tell_rows(events: Events, state: BatchState, rows: Sequence[ItemRecord]) -> None:
+    """Emit what became of these items: failures and retries, and with subscribers to details every end."""
+    for row in rows:
+        if row.status in TERMINAL:
+            if row.status == "failed" or events.detailed:
+                events.emit(
+                    ItemFinished(
+                        batch_id=state.id, epoch=state.epoch, position=row.position, key=row.key, attempt=row.attempts,
+                        status=row.status, seconds=row.seconds or 0.0, error=row.error,
+                    )
+                )  # fmt: skip
+        elif row.progressed:
+            tried = row.attempts - (row.status == "processing")
+            events.emit(
+                ItemRetried(
+                    batch_id=state.id, epoch=state.epoch, position=row.position, key=row.key, attempt=tried,
+                    error=row.error or "", delay=row.delay or 0.0,
+                )
+            )  # fmt: skip

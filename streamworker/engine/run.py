@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,19 +15,19 @@ from streamworker.engine.context import ItemContext, Voice
 from streamworker.engine.holds import Call, Hold
 from streamworker.engine.lanes import Lane, Lanes
 from streamworker.engine.processors import AnyProcessor
-from streamworker.engine.progress import Progress, item_event
+from streamworker.engine.progress import Progress, charged_event, item_event, tell_rows
 from streamworker.engine.recorder import Recorder
 from streamworker.engine.services import Services
-from streamworker.engine.source import ItemSource, Work, item_of
+from streamworker.engine.source import ItemSource, Work, batch_info, item_of
 from streamworker.engine.sprint import Sprint
 from streamworker.errors import ConfigurationError, LeaseLost
 from streamworker.messages import TERMINAL, ItemEvent, clean_text
-from streamworker.observe.events import Events, ItemFinished, ItemRetried, ItemStarted, OutageOver, Step
-from streamworker.processors.api import BatchInfo, Unavailable
+from streamworker.observe.events import ItemStarted, OutageOver, Step
+from streamworker.processors.api import Unavailable
 from streamworker.processors.calls import OpenProcessor
 from streamworker.processors.outcomes import Failed, Interrupted, Outcome, Succeeded, failure_of
 from streamworker.store import items
-from streamworker.store.batches import DIED, Acquired, BatchState, ChargedItem, Connection, timed_out, too_many_failures
+from streamworker.store.batches import Acquired, BatchState, Connection, timed_out, too_many_failures
 from streamworker.store.items import ItemRecord, OpenItem
 from streamworker.store.pool import CONNECTION_ERRORS
 
@@ -90,7 +89,7 @@ class Run:
 
         `done` has ended before and is to be written; with `failure`, or where what the processor needs is `away`, that is all that is done.
         """
-        self._progress.recorded(self._grant.state, [_charged_event(item) for item in self._grant.charged])
+        self._progress.recorded(self._grant.state, [charged_event(item) for item in self._grant.charged])
         limit = self._voice.loop.call_later(self._grant.seconds_left, self._fail, timed_out(self._services.settings.batch_timeout))
         try:
             async with self._recorder:
@@ -361,38 +360,3 @@ class Run:
                 failures += 1
                 await asyncio.sleep(backoff(failures, random.random()))  # noqa: S311
         return []
-
-
-def tell_rows(events: Events, state: BatchState, rows: Sequence[ItemRecord]) -> None:
-    """Emit what became of these items: failures and retries, and with subscribers to details every end."""
-    for row in rows:
-        if row.status in TERMINAL:
-            if row.status == "failed" or events.detailed:
-                events.emit(
-                    ItemFinished(
-                        batch_id=state.id, epoch=state.epoch, position=row.position, key=row.key, attempt=row.attempts,
-                        status=row.status, seconds=row.seconds or 0.0, error=row.error,
-                    )
-                )  # fmt: skip
-        elif row.progressed:
-            tried = row.attempts - (row.status == "processing")
-            events.emit(
-                ItemRetried(
-                    batch_id=state.id, epoch=state.epoch, position=row.position, key=row.key, attempt=tried,
-                    error=row.error or "", delay=row.delay or 0.0,
-                )
-            )  # fmt: skip
-
-
-def batch_info(grant: Acquired) -> BatchInfo:
-    """What the processor may know of its batch; ConfigurationError when its row cannot be read."""
-    if grant.metadata == "{}":
-        return BatchInfo(grant.state.id, grant.state.total, {})
-    try:
-        return BatchInfo(grant.state.id, grant.state.total, json.loads(grant.metadata))
-    except (ValueError, RecursionError) as error:
-        raise ConfigurationError(f"the batch's metadata cannot be read: {error}") from None
-
-
-def _charged_event(item: ChargedItem) -> ItemEvent:
-    return item_event(ItemRecord(item.position, item.key, item.status, item.attempts, error=DIED))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import json
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -11,8 +12,10 @@ from uuid import UUID
 
 import msgspec
 
-from streamworker.processors.api import Item
+from streamworker.errors import ConfigurationError
+from streamworker.processors.api import BatchInfo, Item
 from streamworker.processors.outcomes import Failed
+from streamworker.store.batches import Acquired
 from streamworker.store.items import OpenItem
 from streamworker.store.rows import from_json
 
@@ -181,3 +184,13 @@ def item_of(batch_id: UUID, item: OpenItem, attempt: int) -> Item | Failed:
         return Item(batch_id, item.position, item.key, from_json(item.payload), attempt, checkpoint)
     except (ValueError, RecursionError) as error:
         return Failed(f"the payload cannot be read: {error}", permanent=True)
+
+
+def batch_info(grant: Acquired) -> BatchInfo:
+    """What the processor may know of its batch; ConfigurationError when its row cannot be read."""
+    if grant.metadata == "{}":
+        return BatchInfo(grant.state.id, grant.state.total, {})
+    try:
+        return BatchInfo(grant.state.id, grant.state.total, json.loads(grant.metadata))
+    except (ValueError, RecursionError) as error:
+        raise ConfigurationError(f"the batch's metadata cannot be read: {error}") from None

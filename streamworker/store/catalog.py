@@ -9,7 +9,6 @@ from uuid import UUID
 import asyncpg
 
 from streamworker.errors import BatchNotFound
-from streamworker.messages import ProgressEvent, timestamp
 from streamworker.store.pool import Pool
 from streamworker.store.rows import Batch, ItemRow, from_json, percent
 from streamworker.store.sql import query
@@ -49,30 +48,6 @@ async def read_items(pool: Pool, batch_id: UUID, status: str | None) -> AsyncGen
 async def open_positions(pool: Pool, batch_id: UUID, positions: Sequence[int]) -> set[int]:
     """Those of the positions whose items have not ended."""
     return {row["position"] for row in await pool.fetch(query("open_positions"), batch_id, positions)}
-
-
-async def read_snapshot(pool: Pool, batch_id: UUID) -> ProgressEvent:
-    """The batch's present state in the form of a progress event without items."""
-    row = await pool.fetchrow(query("snapshot_batch"), batch_id)
-    if row is None:
-        raise not_found(batch_id)
-    return ProgressEvent(
-        v=1,
-        batch_id=str(batch_id),
-        revision=row["revision"],
-        at=timestamp(row["updated_at"]),
-        status=row["status"],
-        total=row["total"],
-        processed=row["processed"],
-        succeeded=row["succeeded"],
-        failed=row["failed"],
-        percent=percent(row["processed"], row["total"]),
-        eta_seconds=row["eta_seconds"],
-        worker=row["worker"],
-        epoch=row["epoch"],
-        error=row["error"],
-        items=[],
-    )
 
 
 async def cancel(pool: Pool, batch_id: UUID) -> bool:

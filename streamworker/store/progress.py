@@ -1,4 +1,4 @@
-"""Many batches at once in the form of progress events: what a reader of the progress stream compares it with."""
+"""Batches in the form of progress events: what a reader of the progress stream compares it with."""
 
 from __future__ import annotations
 
@@ -8,9 +8,18 @@ from uuid import UUID
 import asyncpg
 
 from streamworker.messages import ItemEvent, ProgressEvent, timestamp
+from streamworker.store.catalog import not_found
 from streamworker.store.pool import Pool
 from streamworker.store.rows import percent
 from streamworker.store.sql import query
+
+
+async def read_snapshot(pool: Pool, batch_id: UUID) -> ProgressEvent:
+    """The present state of one, without items; BatchNotFound when there is none."""
+    row = await pool.fetchrow(query("snapshot_batches"), [batch_id])
+    if row is None:
+        raise not_found(batch_id)
+    return _event(row)
 
 
 async def read_snapshots(pool: Pool, ids: Sequence[UUID]) -> dict[str, ProgressEvent]:

@@ -41,17 +41,6 @@ def own_postgres_scene(
     yield from staged(redis_server.url, own_postgres.url, tmp_path, request)
 
 
-@pytest.fixture
-def weak_redis(redis_kind: str, tmp_short: Path) -> Iterator[RedisServer]:
-    """A running server of this test that forgets everything when it ends."""
-    server = RedisServer(redis_kind, tmp_short / "redis")
-    try:
-        server.start()
-        yield server
-    finally:
-        server.close()
-
-
 @pytest.fixture(scope="module")
 def module_scene(
     redis_kind: str,

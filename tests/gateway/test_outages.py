@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,16 +25,6 @@ from tests.servers import PostgresServer, RedisServer, wait_for
 NOBODY = "0b1f6a52-5e1c-4f5e-9a57-0d6f3f1f2a10"
 OF_POSTGRES = ["/api/batches", f"/api/batches/{NOBODY}", f"/api/batches/{NOBODY}/items", f"/api/batches/{NOBODY}/items/0", "/api/workers"]
 ACTIONS = [f"/api/batches/{NOBODY}/cancel", f"/api/batches/{NOBODY}/retry"]
-
-
-@pytest.fixture
-def weak_redis(redis_kind: str, tmp_short: Path) -> Iterator[RedisServer]:
-    server = RedisServer(redis_kind, tmp_short / "redis")
-    try:
-        server.start()
-        yield server
-    finally:
-        server.close()
 
 
 def signal_sessions(server: PostgresServer, number: signal.Signals) -> None:

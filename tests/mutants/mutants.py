@@ -55,9 +55,9 @@ MUTANTS = (
     ),
     Mutant(
         "announced before the commit",
-        _engine("recorder"),
+        _engine("commits"),
         '                self._step("inside", rows)',
-        '                self._recorded(state, rows)\n                self._step("inside", rows)',
+        '                self._durable(flush, rows)\n                self._step("inside", rows)',
         ("tests/flows/test_fence.py",),
     ),
     Mutant(
@@ -84,7 +84,7 @@ MUTANTS = (
     ),
     Mutant(
         "lost reply taken for a failure",
-        _engine("recorder"),
+        _engine("commits"),
         "            found = await self._read_back(flush)\n",
         "            self._hold.lose('the commit failed')\n            found = None\n",
         ("tests/flows/test_p12*",),
