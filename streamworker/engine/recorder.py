@@ -20,6 +20,8 @@ from streamworker.store.pool import Pool
 
 MOST_ROWS = 2_000
 MOST_BYTES = 32 * 1024 * 1024
+# The statement reads all rows between the first position and the last: a retry from far behind has a commit of its own.
+WIDEST_SPAN = 5_000
 # A completing record becomes one event, the last; an event holds at most this many items.
 EVENT_ITEMS = 500
 
@@ -250,11 +252,7 @@ class Recorder:
         )
 
     def _take(self) -> Flush:
-        rows: list[ItemRecord] = []
-        size = 0
-        while self._pending and len(rows) < MOST_ROWS and size < MOST_BYTES:
-            rows.append(self._pending.popleft())
-            size += len(rows[-1].result or "")
+        rows = self._take_rows()
         checkpoints, self._checkpoints = list(self._checkpoints.items()), {}
         if self._noted is not None:
             self._noted.cancel()
@@ -264,6 +262,23 @@ class Recorder:
         self._complete = self._complete and not complete
         self._narrowing = False
         return Flush(rows, checkpoints, self._widen(), complete)
+
+    def _take_rows(self) -> list[ItemRecord]:
+        """The oldest row that waits, and those that are near it."""
+        rows: list[ItemRecord] = []
+        elsewhere: list[ItemRecord] = []
+        size, lowest, highest = 0, 2**31, -1
+        while self._pending and len(rows) < MOST_ROWS and size < MOST_BYTES:
+            row = self._pending.popleft()
+            low, high = min(lowest, row.position), max(highest, row.position)
+            if high - low > WIDEST_SPAN and rows:
+                elsewhere.append(row)
+                continue
+            lowest, highest = low, high
+            rows.append(row)
+            size += len(row.result or "")
+        self._pending.extendleft(reversed(elsewhere))
+        return rows
 
     def _widen(self) -> int:
         if self._next_start < self._careful_until:

@@ -85,24 +85,27 @@ async def record(
 ) -> BatchState:
     """Write outcomes, counters, frontier and lease in one statement, fenced; with checkpoints, or to `complete`, inside a transaction.
 
-    With `complete` the batch ends as completed in the same transaction if no item is open.
+    All rows between the lowest and the highest position are read. With `complete` the batch ends as completed in the same transaction
+    if no item is open.
     """
     progressed = any(row.progressed for row in rows)
+    positions = [row.position for row in rows]
     batch = await connection.fetchrow(
         query("record"), fence.batch_id, fence.epoch, fence.revision, frontier, progressed, lease_ttl,
-        [row.position for row in rows],
+        positions,
         _unless_all([row.status for row in rows], "completed"),
         _unless_all([row.attempts for row in rows], 1),
         _unless_all([row.result for row in rows], None),
         _unless_all([row.error for row in rows], None),
         _unless_all([row.delay for row in rows], None),
         [row.seconds for row in rows],
+        min(positions, default=0),
+        max(positions, default=-1),
     )  # fmt: skip
     if batch is None:
         raise LeaseLost(f"batch {fence.batch_id}: epoch {fence.epoch}, revision {fence.revision} are no longer current")
     if checkpoints:
-        positions, states = zip(*checkpoints, strict=True)
-        await connection.execute(query("record_checkpoints"), fence.batch_id, positions, states)
+        await connection.execute(query("record_checkpoints"), fence.batch_id, *zip(*checkpoints, strict=True))
     status = "processing"
     if complete and (ended := await connection.fetchrow(query("complete_batch"), fence.batch_id)) is not None:
         batch, status = ended, "completed"

@@ -80,13 +80,13 @@ async def _limit(world: World, batch_id: UUID, items: int) -> float:
 
 def straightforward_loop(world: World, items: int) -> float:
     """One item after another, a round trip for each change of status, counters and progress for each item; seconds."""
-    (batch_id,) = world.insert_batches(items)
+    batch_id = world.insert_analyzed(items)
     return _run(_loop(world, batch_id))
 
 
 def bulk_limit(world: World, items: int) -> float:
     """The same rows, 2,000 a transaction, over one connection, nothing but the writing; seconds."""
-    (batch_id,) = world.insert_batches(items)
+    batch_id = world.insert_analyzed(items)
     return _run(_limit(world, batch_id, items))
 
 

@@ -81,7 +81,7 @@ def run_chunks(world: World, items: int) -> float:
     """Seconds for a batch of so many items in jobs of 500, which dramatiq runs."""
     peer = _BY_NAME["dramatiq"]
     with _worker(world, peer, "durable") as worker:
-        (batch_id,) = world.insert_batches(items)
+        batch_id = world.insert_analyzed(items)
         starts = range(0, items, CHUNK)
         arguments = [[str(batch_id), start, [f"row {n}" for n in range(start, min(start + CHUNK, items))]] for start in starts]
         seconds = _drain(world, peer, worker, {"job": "chunk", "count": len(arguments), "arguments": arguments})

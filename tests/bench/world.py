@@ -96,6 +96,12 @@ class World:
         self.rows("TRUNCATE streamworker.batches CASCADE")
         self.rows("CHECKPOINT")
 
+    def insert_analyzed(self, items: int) -> UUID:
+        """As `insert_batches`, for what others do with the rows: their plans depend on what Postgres knows of them, and ours must not."""
+        (batch_id,) = self.insert_batches(items)
+        self.rows("ANALYZE streamworker.items")
+        return batch_id
+
     def insert_batches(self, items: int, batches: int = 1) -> list[UUID]:
         """Write batches of so many items without a word to the workers."""
         ids = [uuid4() for _ in range(batches)]

@@ -30,7 +30,9 @@ async def test_an_item_that_completes_stays_a_heap_only_update(database: asyncpg
     statuses = ["failed" if position % 100 == 8 else "completed" for position in positions]
     errors = ["it broke" if status == "failed" else None for status in statuses]
     async with database.transaction():
-        await database.fetchrow(query("record"), batch_id, 1, 0, 500, False, 60.0, positions, statuses, None, None, errors, None, None)
+        await database.fetchrow(
+            query("record"), batch_id, 1, 0, 500, False, 60.0, positions, statuses, None, None, errors, None, None, 0, 498
+        )
         heap_only = await database.fetchval("SELECT pg_stat_get_xact_tuples_hot_updated('streamworker.items'::regclass)")
     # All but the failed ones, whose error the index knows.
     assert heap_only == 245
