@@ -267,14 +267,18 @@ class Recorder:
         """The oldest row that waits, and those that are near it."""
         rows: list[ItemRecord] = []
         elsewhere: list[ItemRecord] = []
-        size, lowest, highest = 0, 2**31, -1
+        size = 0
+        lowest = highest = self._pending[0].position if self._pending else 0
         while self._pending and len(rows) < MOST_ROWS and size < MOST_BYTES:
             row = self._pending.popleft()
-            low, high = min(lowest, row.position), max(highest, row.position)
-            if high - low > WIDEST_SPAN and rows:
+            position = row.position
+            if position > highest and position - lowest <= WIDEST_SPAN:
+                highest = position
+            elif position < lowest and highest - position <= WIDEST_SPAN:
+                lowest = position
+            elif not lowest <= position <= highest:
                 elsewhere.append(row)
                 continue
-            lowest, highest = low, high
             rows.append(row)
             size += len(row.result or "")
         self._pending.extendleft(reversed(elsewhere))

@@ -40,11 +40,11 @@ Outcome = Succeeded | Failed | Interrupted
 
 def outcome_of(returned: Any) -> Outcome:
     """What a processor's return value means."""
-    result = returned if isinstance(returned, Result) else Result(returned)
-    if result.value is None:
-        return Succeeded(None, result.write)
+    value, write = (returned.value, returned.write) if isinstance(returned, Result) else (returned, None)
+    if value is None:
+        return Succeeded(None, write)
     try:
-        return Succeeded(to_json(result.value), result.write)
+        return Succeeded(to_json(value), write)
     except ValueError as error:
         return Failed(clean_text(f"result cannot be stored: {error}"), permanent=False)
 
