@@ -14,6 +14,7 @@ from streamworker.broker.scripts import Scripts
 
 # An entry given away looks idle for this long: the next XAUTOCLAIM of anybody takes it at once.
 GIVEN_AWAY_MS = 3_600_000
+STRANDED_PAGE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class Consumer:
         self._address = address
         self._scripts = Scripts(redis)
         self._cursor: bytes = b"0-0"
+        self._looked_until = "-"
 
     async def create_group(self) -> bool:
         """Make the group, from the first entry on, if it is not there; True if it was made."""
@@ -124,6 +126,16 @@ class Consumer:
         milliseconds, _, sequence = (await self.last_delivered()).partition("-")
         lost = await self._scripts.run("find_lost", self._address.stream, self._address.group, milliseconds, sequence, *entry_ids)
         return {entry_id.decode() for entry_id in lost}
+
+    async def requeue_stranded(self) -> int:
+        """Put anew on the stream what was delivered and is pending with nobody, as XGROUP DELCONSUMER leaves it; returns how many were.
+
+        The place is kept between calls: one call looks at no more than a page.
+        """
+        arguments = (self._address.group, self._looked_until, await self.last_delivered(), STRANDED_PAGE)
+        looked_until, moved = await self._scripts.run("requeue_stranded", self._address.stream, *arguments)
+        self._looked_until = looked_until.decode()
+        return int(moved)
 
     async def delete(self, entry_ids: Sequence[str]) -> None:
         """Remove entries that nobody will ever get."""

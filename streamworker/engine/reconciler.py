@@ -34,6 +34,7 @@ EVERY = 1.0
 LONGEST_SILENCE = 5.0
 PAGE = 1_000
 MOST_ENDS = 200
+STRANDED_EVERY = 10.0
 CONSUMERS_EVERY = 60.0
 IDLE_CONSUMER = 3_600.0
 CHANNEL = "streamworker"
@@ -64,7 +65,7 @@ class Reconciler:
         self._leading = False
         self._after = BEGINNING
         self._sweep_all = True
-        self._consumers_at = 0.0
+        self._consumers_at = self._stranded_at = 0.0
         self.wake: Callable[[], None] = lambda: None
 
     def entries_lost(self) -> None:
@@ -89,6 +90,7 @@ class Reconciler:
             announced = await self._announce_ends(connection)
             dispatched = await self._dispatch_page(connection, await find_unregistered(connection, PAGE))
             dispatched += await self._dispatch(connection)
+            dispatched += await self._requeue_stranded()
         except Exception:
             connection.terminate()  # somebody who reaches both servers shall lead
             raise
@@ -158,6 +160,18 @@ class Reconciler:
         await self._consumer.create_group()
         self._sweep_all = True  # everything was lost, not only what is on this page
         return await self._consumer.find_lost(entry_ids)
+
+    async def _requeue_stranded(self) -> int:
+        """Messages that are not in Postgres yet are found by nobody else."""
+        if time.monotonic() < self._stranded_at:
+            return 0
+        self._stranded_at = time.monotonic() + STRANDED_EVERY
+        try:
+            return await self._consumer.requeue_stranded()
+        except ResponseError as error:
+            if not group_is_gone(error):
+                raise
+            return 0
 
     async def _forget_consumers(self) -> None:
         if time.monotonic() >= self._consumers_at:

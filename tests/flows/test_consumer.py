@@ -118,6 +118,33 @@ async def test_entries_deleted_while_pending_are_told_and_leave_nothing(redis_ur
     assert set(await owners(redis_url)) <= {there, gone}
 
 
+async def test_what_was_delivered_to_nobody_is_put_on_the_stream_anew(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamworker.broker.consumer.STRANDED_PAGE", 2)
+    async with consumer(redis_url, "first") as first, consumer(redis_url, "second") as second:
+        redis = connect(redis_url)
+        stranded = [await redis.xadd("batches", {"batch_id": batch_id, "items": "[1]"}) for batch_id in (IDS[0], IDS[1])]
+        await first.read(2, 0.1)
+        kept = await second.enqueue(IDS[2])
+        await second.read(1, 0.1)
+        stranded.append(await redis.xadd("batches", {"neither": "fish", "nor": "fowl"}))
+        await first.read(1, 0.1)
+        waiting = await second.enqueue(IDS[0])
+        await redis.xgroup_delconsumer("batches", "workers", "first")
+        moved = [await first.requeue_stranded() for _ in range(4)]
+        again = await first.read(10, 0.1)
+        on_stream = {entry_id for entry_id, _ in await redis.xrange("batches")}
+        await redis.aclose()
+    assert (sum(moved), moved[-1]) == (3, 0)
+    assert not on_stream & set(stranded)
+    assert again[0].entry_id == waiting, "what waits keeps its place"
+    assert [dict(delivery.fields) for delivery in again[1:]] == [
+        {b"batch_id": IDS[0].encode(), b"items": b"[1]"},
+        {b"batch_id": IDS[1].encode(), b"items": b"[1]"},
+        {b"neither": b"fish", b"nor": b"fowl"},
+    ]
+    assert kept.encode() in on_stream
+
+
 @pytest.mark.parametrize("loss", ["gone", "delivered to nobody", "group made again", "waiting"])
 async def test_entries_that_nobody_will_get_are_found(redis_url: str, loss: str) -> None:
     async with consumer(redis_url, "first") as first:

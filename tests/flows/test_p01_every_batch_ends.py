@@ -61,6 +61,18 @@ def test_redis_loses_data_while_one_batch_runs_and_one_waits(scene: Scene, wreck
     check_ran_once(scene, waiting, 1)
 
 
+def test_a_job_that_only_a_deleted_consumer_has_read(scene: Scene) -> None:
+    scene.start_worker().end()
+    batch_id = scene.job(["a", "b"])
+    scene.xadd(neither="fish")
+    assert scene.redis.xreadgroup(GROUP, "ghost", {STREAM: ">"}, count=10)
+    assert scene.redis.xgroup_delconsumer(STREAM, GROUP, "ghost") == 2
+    scene.start_worker()
+    check_ran_once(scene, batch_id, 2)
+    scene.wait(lambda: scene.redis.xlen(STREAM) == 0, 20, "the end of all that was on the stream")
+    assert len(scene.letters()) == 1
+
+
 @pytest.mark.parametrize("wreck", WRECKS)
 def test_redis_loses_data_while_nobody_works(scene: Scene, wreck: str) -> None:
     waiting = scene.submit(["a", "b"])
