@@ -32,7 +32,7 @@ class Flush:
     """One transaction's worth."""
 
     rows: list[ItemRecord]
-    checkpoints: list[tuple[int, str]]
+    checkpoints: dict[int, str]
     frontier: int
     complete: bool
     judged: list[ItemRecord] = field(default_factory=list)  # as last sent to be committed: a write may have raised
@@ -78,7 +78,18 @@ class Commits:
         self._outages.back("postgres", self._name)
 
     async def write(self, flush: Flush) -> bool:
-        """Write until it is durable; False when the lease is lost."""
+        """Write until it is durable, in one commit unless the rows are far apart; False when the lease is lost."""
+        *parts, flush.rows = items.parts_of(flush.rows)
+        for part in parts:
+            if not await self._write(self._part_of(flush, part)):
+                return False
+        return await self._write(flush)
+
+    def _part_of(self, flush: Flush, rows: list[ItemRecord]) -> Flush:
+        """The frontier moves on with the last part: nothing that waits for it starts before all of them are written."""
+        return Flush(rows, {}, min(self._frontier, flush.frontier), False, broken=[row for row in flush.broken if row in rows])
+
+    async def _write(self, flush: Flush) -> bool:
         failures = 0
         while True:
             asked_at = time.monotonic()
@@ -184,8 +195,8 @@ class Commits:
             refused = failure_of(ValueError(f"result cannot be stored: {error}"))
             flush.rows = [settle(row.position, row.key, row.attempts, refused, self._policy, row.seconds or 0.0)]
             flush.broken.append(flush.rows[0])
-            return await self.write(flush)
+            return await self._write(flush)
         for row in flush.rows:
-            if not await self.write(Flush([row], [], min(self._frontier, flush.frontier), False)):
+            if not await self._write(self._part_of(flush, [row])):
                 return False
-        return await self.write(Flush([], flush.checkpoints, flush.frontier, flush.complete))
+        return await self._write(Flush([], flush.checkpoints, flush.frontier, flush.complete))

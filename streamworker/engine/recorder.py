@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from streamworker.engine.attempts import LONGEST_BURST, Policy, window
 from streamworker.engine.commits import Commits, Flush
@@ -20,8 +21,6 @@ from streamworker.store.pool import Pool
 
 MOST_ROWS = 2_000
 MOST_BYTES = 32 * 1024 * 1024
-# The statement reads all rows between the first position and the last: a retry from far behind has a commit of its own.
-WIDEST_SPAN = 5_000
 # A completing record becomes one event, the last; an event holds at most this many items.
 EVENT_ITEMS = 500
 
@@ -74,7 +73,7 @@ class Recorder:
         self._wake = asyncio.Event()
         self._hurry = asyncio.Event()
         self._flushed = asyncio.Event()
-        self._flushing = False
+        self._taken: Flush | None = None
         self._noted: asyncio.TimerHandle | None = None
         self._wanted = -1
         self._waiting = 0
@@ -154,13 +153,13 @@ class Recorder:
 
     async def written(self, row: ItemRecord) -> None:
         """Return once `row`, added before, is durable."""
-        while row in self._pending or self._flushing:
+        while row in self._pending or (self._taken is not None and row in self._taken.rows):
             await self._next_flush()
 
     async def checkpoint(self, position: int, state: str) -> None:
         """Return once an item's checkpoint, or a newer one of it, is durable; those that come together share a commit."""
         self._checkpoints[position] = state
-        while self._checkpoints.get(position) is state or self._flushing:
+        while position in self._checkpoints or (self._taken is not None and position in self._taken.checkpoints):
             await self._next_flush()
 
     def note(self, position: int, state: str) -> None:
@@ -171,16 +170,16 @@ class Recorder:
 
     async def drain(self) -> None:
         """Write all that has ended."""
-        while self._pending or self._checkpoints or self._flushing:
+        while self._pending or self._checkpoints or self._taken is not None:
             await self._next_flush()
 
     async def complete(self) -> bool:
         """Write the rest and end the batch as completed; False when open items remain."""
-        while self._pending or self._complete or self._flushing:
+        while self._pending or self._complete or self._taken is not None:
             await self._next_flush()
         if self.state.status != "completed":
             self._complete = True
-            while self._complete or self._flushing:
+            while self._complete or self._taken is not None:
                 await self._next_flush()
         return self.state.status == "completed"
 
@@ -231,10 +230,10 @@ class Recorder:
                 await self._gather()
                 if self._hold.lost is not None:
                     return
-                self._flushing = True
-                if not await self._commits.write(self._take()):
+                self._taken = self._take()
+                if not await self._commits.write(replace(self._taken)):
                     return
-                self._flushing = False
+                self._taken = None
                 self._tell()
             if self._closing:
                 return
@@ -252,8 +251,12 @@ class Recorder:
         )
 
     def _take(self) -> Flush:
-        rows = self._take_rows()
-        checkpoints, self._checkpoints = list(self._checkpoints.items()), {}
+        rows: list[ItemRecord] = []
+        size = 0
+        while self._pending and len(rows) < MOST_ROWS and size < MOST_BYTES:
+            rows.append(self._pending.popleft())
+            size += len(rows[-1].result or "")
+        checkpoints, self._checkpoints = self._checkpoints, {}
         if self._noted is not None:
             self._noted.cancel()
             self._noted = None
@@ -262,27 +265,6 @@ class Recorder:
         self._complete = self._complete and not complete
         self._narrowing = False
         return Flush(rows, checkpoints, self._widen(), complete)
-
-    def _take_rows(self) -> list[ItemRecord]:
-        """The oldest row that waits, and those that are near it."""
-        rows: list[ItemRecord] = []
-        elsewhere: list[ItemRecord] = []
-        size = 0
-        lowest = highest = self._pending[0].position if self._pending else 0
-        while self._pending and len(rows) < MOST_ROWS and size < MOST_BYTES:
-            row = self._pending.popleft()
-            position = row.position
-            if position > highest and position - lowest <= WIDEST_SPAN:
-                highest = position
-            elif position < lowest and highest - position <= WIDEST_SPAN:
-                lowest = position
-            elif not lowest <= position <= highest:
-                elsewhere.append(row)
-                continue
-            rows.append(row)
-            size += len(row.result or "")
-        self._pending.extendleft(reversed(elsewhere))
-        return rows
 
     def _widen(self) -> int:
         if self._next_start < self._careful_until:

@@ -293,7 +293,7 @@ class Run:
         self._progress.recorded(state, told)
         self.last_items = told  # the end is announced together with what was recorded last
         for row in rows:
-            if row.write is not None:
+            if row.status in TERMINAL:
                 self._open.pop(row.position, None)
         tell_rows(self._services.events, state, rows)
         if self._outage is not None and any(row.status == "completed" for row in rows):

@@ -64,4 +64,4 @@ class Rescue:
             if locked is not None:
                 revision, frontier = locked
                 fence = Fence(lease.batch_id, lease.epoch, revision)
-                await items.record(connection, fence, [row], [], frontier, self._lease_ttl, self._worker, False)
+                await items.record(connection, fence, [row], {}, frontier, self._lease_ttl, self._worker, False)

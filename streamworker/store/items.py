@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -14,6 +14,11 @@ from asyncpg.transaction import Transaction
 from streamworker.errors import LeaseLost
 from streamworker.store.batches import BatchState, Connection
 from streamworker.store.sql import query
+
+# Of so few rows the index is asked one by one, however far apart they are; of more, all between the first and the last are read.
+FEW = 32
+WIDEST_SPAN = 5_000
+RECORD_FEW = query("record").replace("BETWEEN $14 AND $15", "= ANY ($7) AND $14::int <= $15::int")
 
 
 class OpenItem(msgspec.Struct, frozen=True):
@@ -73,11 +78,24 @@ async def lock(connection: Connection, fence: Fence) -> None:
         raise LeaseLost(f"batch {fence.batch_id}: epoch {fence.epoch}, revision {fence.revision} are no longer current")
 
 
+def parts_of(rows: list[ItemRecord]) -> list[list[ItemRecord]]:
+    """The rows in parts that `record` can write well: many near each other, or few; what comes first of an item stays first."""
+    positions = [row.position for row in rows]
+    if len(rows) <= FEW or max(positions) - min(positions) < WIDEST_SPAN:
+        return [rows]
+    regions: dict[int, list[ItemRecord]] = {}
+    for row in rows:
+        regions.setdefault(row.position // WIDEST_SPAN, []).append(row)
+    crowds = [region for region in regions.values() if len(region) > FEW]
+    few = [row for region in regions.values() if len(region) <= FEW for row in region]
+    return [few[first : first + FEW] for first in range(0, len(few), FEW)] + crowds
+
+
 async def record(
     connection: Connection,
     fence: Fence,
     rows: Sequence[ItemRecord],
-    checkpoints: Sequence[tuple[int, str]],
+    checkpoints: Mapping[int, str],
     frontier: int,
     lease_ttl: float,
     worker: str,
@@ -85,13 +103,13 @@ async def record(
 ) -> BatchState:
     """Write outcomes, counters, frontier and lease in one statement, fenced; with checkpoints, or to `complete`, inside a transaction.
 
-    All rows between the lowest and the highest position are read. With `complete` the batch ends as completed in the same transaction
+    The rows are `parts_of` what is to be written, or few. With `complete` the batch ends as completed in the same transaction
     if no item is open.
     """
     progressed = any(row.progressed for row in rows)
     positions = [row.position for row in rows]
     batch = await connection.fetchrow(
-        query("record"), fence.batch_id, fence.epoch, fence.revision, frontier, progressed, lease_ttl,
+        RECORD_FEW if len(rows) <= FEW else query("record"), fence.batch_id, fence.epoch, fence.revision, frontier, progressed, lease_ttl,
         positions,
         _unless_all([row.status for row in rows], "completed"),
         _unless_all([row.attempts for row in rows], 1),
@@ -104,8 +122,9 @@ async def record(
     )  # fmt: skip
     if batch is None:
         raise LeaseLost(f"batch {fence.batch_id}: epoch {fence.epoch}, revision {fence.revision} are no longer current")
-    if checkpoints:
-        await connection.execute(query("record_checkpoints"), fence.batch_id, *zip(*checkpoints, strict=True))
+    noted = list(checkpoints)
+    for part in (noted[first : first + FEW] for first in range(0, len(noted), FEW)):
+        await connection.execute(query("record_checkpoints"), fence.batch_id, part, [checkpoints[position] for position in part])
     status = "processing"
     if complete and (ended := await connection.fetchrow(query("complete_batch"), fence.batch_id)) is not None:
         batch, status = ended, "completed"

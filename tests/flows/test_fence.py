@@ -58,7 +58,7 @@ async def acquire(pool: Pool, batch_id: UUID, number: int, ttl: float = 15.0) ->
 async def record(pool: Pool, state: BatchState, rows: Sequence[ItemRecord]) -> BatchState:
     async with pool.acquire() as connection, connection.transaction():
         fence = Fence(state.id, state.epoch, state.revision)
-        return await items.record(connection, fence, rows, [], 1, 15.0, state.worker or "", False)
+        return await items.record(connection, fence, rows, {}, 1, 15.0, state.worker or "", False)
 
 
 async def test_who_was_taken_over_writes_nothing_more(database_url: str) -> None:

@@ -1,7 +1,7 @@
 -- The batch row is locked first, under the fence: without it nothing is written. The counters grow by the rows that really change.
 -- An array that is NULL stands for what all rows have in common: completed, at the first attempt, no result, no error, no delay.
--- It reads the index between the lowest and the highest position. A list of positions instead costs so much in the planner's eyes that
--- it finds no difference between the ways to join, and where it believes the batch to be small takes the one that compares all with all.
+-- It reads the index between the lowest and the highest position. A list of many positions instead costs so much in the planner's eyes
+-- that it finds no difference between the ways to join, and where it believes the batch to be small takes the one that compares all with all.
 WITH fence AS MATERIALIZED (
     SELECT clock_timestamp() AS now FROM streamworker.batches AS b
     WHERE b.id = $1 AND b.epoch = $2 AND b.revision = $3 AND b.status = 'processing' FOR UPDATE
