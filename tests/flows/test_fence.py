@@ -155,6 +155,7 @@ def test_a_job_delivered_while_postgres_is_away_outlives_its_worker(own_postgres
         scene.wait(lambda: scene.pending(), 20, "the job to be delivered")
         first.signal(signal.SIGTERM)
         first.wait_ended(40)
+        assert scene.pending(), "for the next worker to take at once"
         own_postgres.start()
         scene.start_worker()
         scene.wait_end(batch_id)
