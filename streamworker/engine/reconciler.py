@@ -142,11 +142,15 @@ class Reconciler:
     async def _dispatch_page(self, connection: asyncpg.Connection[asyncpg.Record], page: list[Undispatched]) -> int:
         lost = await self._find_lost([batch.entry_id for batch in page if batch.entry_id is not None])
         again = [batch for batch in page if batch.entry_id is None or batch.entry_id in lost]
+        replaced: list[str] = []
         for batch in again:
             entry_id = await self._consumer.enqueue(str(batch.batch_id))
-            await register_entry(connection, batch.batch_id, batch.entry_id, entry_id)
-        if lost:
-            await self._consumer.delete(sorted(lost))  # delivered once, pending with nobody: it would stand there for ever
+            if await register_entry(connection, batch.batch_id, batch.entry_id, entry_id) and batch.entry_id is not None:
+                replaced.append(batch.entry_id)
+        if replaced:
+            # Delivered once and pending with nobody. One that still stands for its batch, which somebody works on by now, is no
+            # business of ours: whoever ends the batch deletes it, or `requeue_stranded` finds it.
+            await self._consumer.delete(replaced)
         return len(again)
 
     async def _find_lost(self, entry_ids: list[str]) -> set[str]:

@@ -37,9 +37,9 @@ async def find_unregistered(connection: Connection, limit: int) -> list[Undispat
     return [Undispatched(row["id"], row["entry_id"], row["created_at"]) for row in rows]
 
 
-async def register_entry(connection: Connection, batch_id: UUID, before: str | None, entry_id: str) -> None:
-    """Let a new stream entry stand for the batch, unless somebody was faster."""
-    await connection.execute(query("register_entry"), batch_id, before, entry_id)
+async def register_entry(connection: Connection, batch_id: UUID, before: str | None, entry_id: str) -> bool:
+    """Let a new stream entry stand for the batch; False when somebody was faster, or the batch has ended."""
+    return await connection.fetchval(query("register_entry"), batch_id, before, entry_id) is not None
 
 
 async def find_unannounced(connection: Connection, limit: int) -> list[BatchState]:

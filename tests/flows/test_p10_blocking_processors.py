@@ -14,7 +14,7 @@ from tests.flows.processors import act, hold, logged, work_in_thread
 from tests.flows.scene import Scene
 from tests.flows.workers import WorkerProcess
 
-LEASE = timedelta(seconds=2)
+LEASE = timedelta(seconds=4)
 FOREVER = 3600
 BOTH = f"tests.flows.processors:work,thread=tests.flows.processors:work_in_thread,deaf={__name__}:deaf"
 RESTARTED = "to end it"
@@ -42,7 +42,7 @@ def outlive_the_lease(scene: Scene, batch_id: UUID) -> None:
 @pytest.mark.parametrize("isolation", ["inline", "thread"])
 def test_who_keeps_the_interpreter_busy_keeps_the_lease(scene: Scene, isolation: str) -> None:
     for _ in range(2):
-        scene.start_worker(processor=BOTH, lease_ttl="2s", isolation=isolation)
+        scene.start_worker(processor=BOTH, lease_ttl="4s", isolation=isolation)
     for do, processor in (("block", "tests.flows.processors:work"), ("burn", "tests.flows.processors:work"), ("burn", "thread")):
         batch_id = scene.job([act(do, gate=f"{do} {processor[:6]}"), "next"], processor=processor)
         began = scene.wait_start(batch_id, 0)
