@@ -57,8 +57,10 @@ class Feeds:
 
     async def open(self, feed: Feed, since: Since | None = None) -> ProgressEvent | None:
         """Wait until the state is known; returns what Postgres says now, None where it was asked a moment ago. BatchNotFound."""
-        # Who comes from another gateway may have heard more than the stream has told here.
-        if feed.is_fresh(time.monotonic()) and not (since and since.token and since.token.position > self._history.newest):
+        # Who comes from another gateway, or from before the stream began anew, may have heard more than the stream has told here.
+        token = since.token if since is not None else None
+        may_know_more = token is not None and (token.position > self._history.newest or not self._history.covers(token))
+        if feed.is_fresh(time.monotonic()) and not may_know_more:
             return None
         known = feed.revision
         try:
