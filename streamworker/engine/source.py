@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import json
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -13,11 +12,11 @@ from uuid import UUID
 import msgspec
 
 from streamworker.errors import ConfigurationError
+from streamworker.messages import from_json
 from streamworker.processors.api import BatchInfo, Item
 from streamworker.processors.outcomes import Failed
 from streamworker.store.batches import Acquired
 from streamworker.store.items import OpenItem
-from streamworker.store.rows import from_json
 
 PAGE_BYTES = 4 * 1024 * 1024
 FIRST_PAGE = 64
@@ -191,6 +190,6 @@ def batch_info(grant: Acquired) -> BatchInfo:
     if grant.metadata == "{}":
         return BatchInfo(grant.state.id, grant.state.total, {})
     try:
-        return BatchInfo(grant.state.id, grant.state.total, json.loads(grant.metadata))
+        return BatchInfo(grant.state.id, grant.state.total, from_json(grant.metadata))
     except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"the batch's metadata cannot be read: {error}") from None

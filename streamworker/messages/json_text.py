@@ -7,7 +7,10 @@ import math
 import re
 import sys
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
+
+import msgspec
 
 MAX_DEPTH = 64
 MAX_KEY = 512
@@ -117,9 +120,9 @@ class Reader:
         """Every number with a point or an exponent comes by here, as it stands in the text."""
         exponent = text.lower().partition("e")[2]
         _check_integer(text)  # first: everything below takes longer the more digits there are
+        if (exponent and abs(int(exponent)) > MAX_EXPONENT) or math.isinf(float(text)):
+            raise BadJSON(f"expected numbers within the range of a double, found {_short(text)}")
         if exponent:
-            if abs(int(exponent)) > MAX_EXPONENT or math.isinf(float(text)):
-                raise BadJSON(f"expected numbers within the range of a double, found {_short(text)}")
             # Postgres writes 1e-300 out in full: a small message must not become gigabytes there.
             self._written_out += abs(int(exponent))
             if self._written_out > MAX_WRITTEN_OUT:
@@ -189,6 +192,28 @@ def to_json(value: object) -> str:
     if len(text) > MAX_JSON_BYTES // 4 and len(text.encode()) > MAX_JSON_BYTES:
         raise ValueError(f"more than {MAX_JSON_BYTES:,} bytes of JSON")
     return text
+
+
+def from_json(text: str | None) -> Any:
+    """The value of JSON text that Postgres gave out. A number that neither int nor float can hold comes as a Decimal.
+
+    Raises ValueError or RecursionError where Python cannot read it.
+    """
+    if text is None:
+        return None
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.MsgspecError:
+        return json.loads(text, parse_int=_whole, parse_float=_broken)
+
+
+def _whole(digits: str) -> int | Decimal:
+    return int(digits) if len(digits) < 4000 else Decimal(digits)  # Python itself refuses to read longer ones as int
+
+
+def _broken(digits: str) -> float | Decimal:
+    number = float(digits)
+    return Decimal(digits) if math.isinf(number) else number
 
 
 _TOO_LONG = 10**MAX_DIGITS

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
-import json
 import logging
 import os
 import socket
@@ -17,7 +16,7 @@ from uuid import UUID
 import uvloop
 
 from streamworker.errors import ConfigurationError
-from streamworker.messages import clean_text
+from streamworker.messages import clean_text, from_json
 from streamworker.processors import frames, importing
 from streamworker.processors.api import BatchInfo, Item, Unavailable
 from streamworker.processors.calls import OpenProcessor
@@ -54,7 +53,7 @@ class Child:
             case frames.Work():
                 self._running = self._loop.create_task(self._work(frame))
             case frames.Batch(id, total, metadata):
-                self._batch = BatchInfo(UUID(bytes=id), total, json.loads(metadata))
+                self._batch = BatchInfo(UUID(bytes=id), total, from_json(metadata))
             case frames.Stored():
                 self._channel.stored(frame)
             case frames.Cancel():
@@ -125,8 +124,8 @@ class Child:
 
 
 def _item(batch_id: UUID, work: frames.Work) -> Item:
-    checkpoint = None if work.checkpoint is None else json.loads(work.checkpoint)
-    return Item(batch_id, work.position, work.key, json.loads(work.payload), work.attempt, checkpoint)
+    checkpoint = None if work.checkpoint is None else from_json(work.checkpoint)
+    return Item(batch_id, work.position, work.key, from_json(work.payload), work.attempt, checkpoint)
 
 
 def _flush() -> None:

@@ -9,6 +9,7 @@ import json
 import struct
 import time
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -22,7 +23,26 @@ LONGEST_LOG_TEXT = 8_000
 
 _LENGTH = struct.Struct("!I")
 _ENCODER = msgspec.msgpack.Encoder()
-json_text = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
+_JSON = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":"))
+
+
+def json_text(value: Any) -> str:
+    """The JSON text of what was read from a row. Raises RecursionError where it is nested too deeply."""
+    try:
+        return _JSON.encode(value)
+    except TypeError:
+        return _with_decimals(value)  # what neither int nor float can hold was read as a Decimal
+
+
+def _with_decimals(value: Any) -> str:
+    match value:
+        case Decimal():
+            return str(value)
+        case dict():
+            return "{" + ",".join(f"{_JSON.encode(key)}:{_with_decimals(part)}" for key, part in value.items()) + "}"
+        case list():
+            return "[" + ",".join(map(_with_decimals, value)) + "]"
+    return _JSON.encode(value)
 
 
 class BadFrame(Exception):

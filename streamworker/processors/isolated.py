@@ -113,6 +113,8 @@ class IsolatedProcessor:
             pass
         except (ConfigurationError, Unavailable, ValueError) as error:
             return Failed(clean_text(str(error)), away=isinstance(error, Unavailable))
+        except RecursionError:
+            return Failed("the payload cannot be passed on: it is nested too deeply", permanent=True)
         return Interrupted()
 
     async def _find(self, write: frames.Named) -> Write:

@@ -9,8 +9,9 @@ from uuid import UUID
 import asyncpg
 
 from streamworker.errors import BatchNotFound
+from streamworker.messages import from_json
 from streamworker.store.pool import Pool
-from streamworker.store.rows import Batch, ItemRow, from_json, percent
+from streamworker.store.rows import Batch, ItemRow, percent
 from streamworker.store.sql import query
 
 STATUSES = ("pending", "processing", "completed", "failed", "cancelled")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import math
 from datetime import datetime
-from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -89,22 +86,3 @@ class ItemDetail(msgspec.Struct, frozen=True, kw_only=True):
 def percent(processed: int, total: int) -> float:
     """How much of a batch is done, 0 to 100, to two places."""
     return round(100.0 * processed / total, 2) if total else 0.0
-
-
-def from_json(text: str | None) -> Any:
-    """The JSON value of a jsonb column. A number that neither int nor float can hold comes as a Decimal."""
-    if text is None:
-        return None
-    try:
-        return msgspec.json.decode(text)
-    except msgspec.MsgspecError:
-        return json.loads(text, parse_int=_whole, parse_float=_broken)
-
-
-def _whole(digits: str) -> int | Decimal:
-    return int(digits) if len(digits) < 4000 else Decimal(digits)  # Python itself refuses to read longer ones as int
-
-
-def _broken(digits: str) -> float | Decimal:
-    number = float(digits)
-    return Decimal(digits) if math.isinf(number) else number

@@ -114,6 +114,21 @@ def test_a_result_that_cannot_be_stored(shared: Scene, worker: WorkerProcess, mo
         assert len(item["error"]) < 300, what
 
 
+LARGE_NUMBERS = (
+    """SELECT streamworker.submit(replace('["before", {"payload": {"do": "fail", "text": many}}, "after"]', 'many', $1)::jsonb, """
+    """processor => $2, metadata => replace('{"large": many}', 'many', $1)::jsonb)"""
+)
+
+
+@pytest.mark.parametrize("number", ["9" * 4100, "9" * 400 + ".5"], ids=["whole", "fraction"])
+def test_a_number_that_python_has_no_room_for_is_passed_on(shared: Scene, worker: WorkerProcess, mode: tuple[str, str], number: str) -> None:
+    batch_id = shared.database.value(LARGE_NUMBERS, number, mode[1])
+    assert shared.wait_end(batch_id)["epoch"] == 1
+    before, large, after = shared.items(batch_id)
+    assert (before["status"], after["status"]) == ("completed", "completed")
+    assert (large["status"], large["attempts"], large["error"]) == ("failed", 2, number[:LIMIT])
+
+
 RAISED = {
     "system exit": "SystemExit: 3",
     "keyboard interrupt": "KeyboardInterrupt",
