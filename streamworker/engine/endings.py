@@ -12,7 +12,7 @@ from streamworker.broker.dead_letters import bury
 from streamworker.engine.fetcher import RECLAIM_IDLE
 from streamworker.engine.holds import Hold
 from streamworker.engine.patience import Patience
-from streamworker.engine.progress import event_of
+from streamworker.engine.progress import EVENT_ITEMS, event_of
 from streamworker.engine.services import Services
 from streamworker.messages import TERMINAL, ItemEvent, timestamp
 from streamworker.observe.events import (
@@ -27,6 +27,7 @@ from streamworker.observe.events import (
 )
 from streamworker.store import batches
 from streamworker.store.batches import BatchState, Foreign
+from streamworker.store.progress import read_cut_off
 from streamworker.store.reconciling import mark_announced
 
 
@@ -54,8 +55,9 @@ class Endings:
     async def conclude(self, *endings: Ending) -> None:
         """The ends are durable: announce them, note that, and only then acknowledge."""
         self._tell_finished([ending for ending in endings if ending.fresh])
+        events = [event_of(ending.state, [*ending.items, *await self._cut_off(ending.state)]) for ending in endings]
         self._steps(endings, "announce", "before")
-        await self._services.announcer.announce_ends([event_of(ending.state, list(ending.items)) for ending in endings])
+        await self._services.announcer.announce_ends(events)
         self._steps(endings, "announce", "after")
 
         async def note() -> None:
@@ -68,6 +70,17 @@ class Endings:
         self._steps(endings, "ack", "after")
         for ending in endings:
             self._services.events.emit(BatchAcknowledged(batch_id=ending.state.id, entry_id=ending.delivery.entry_id))
+
+    async def _cut_off(self, state: BatchState) -> list[ItemEvent]:
+        """What the end of the batch has cancelled, if it was not its items' end."""
+        if state.status == "completed":
+            return []
+
+        async def read() -> list[ItemEvent]:
+            async with self._services.small.acquire() as connection:
+                return await read_cut_off(connection, state.id, EVENT_ITEMS)
+
+        return await self._patience.persist(read)
 
     async def fail(self, state: BatchState, error: str, delivery: Delivery, seconds: float) -> None:
         """The batch as a whole has failed: record it, unless somebody else was faster."""

@@ -14,10 +14,11 @@ from redis.exceptions import ResponseError
 
 from streamworker.broker.consumer import Consumer, group_is_gone
 from streamworker.engine.announcer import Announcer
-from streamworker.engine.progress import event_of
+from streamworker.engine.progress import EVENT_ITEMS, event_of
 from streamworker.observe.events import Events, Reconciled
 from streamworker.store.leases import end_when_silent, try_lock
 from streamworker.store.pool import CONNECTION_ERRORS, open_connection
+from streamworker.store.progress import read_cut_off
 from streamworker.store.reconciling import (
     BEGINNING,
     RECONCILER_LOCK,
@@ -118,7 +119,9 @@ class Reconciler:
     async def _announce_ends(self, connection: asyncpg.Connection[asyncpg.Record]) -> int:
         ended = await find_unannounced(connection, MOST_ENDS)
         if ended:
-            await asyncio.wait_for(self._announcer.announce_ends([event_of(state, []) for state in ended]), 5.0)
+            cut_off = {state.id: await read_cut_off(connection, state.id, EVENT_ITEMS) for state in ended if state.status != "completed"}
+            events = [event_of(state, cut_off.get(state.id, [])) for state in ended]
+            await asyncio.wait_for(self._announcer.announce_ends(events), 5.0)
             await mark_announced(connection, ended)
         return len(ended)
 

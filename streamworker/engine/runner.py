@@ -21,6 +21,7 @@ from streamworker.engine.members import Arrival, Member
 from streamworker.engine.patience import GivenUp, Patience
 from streamworker.engine.pauses import Pauses
 from streamworker.engine.processors import AnyProcessor, OpenProcessors
+from streamworker.engine.progress import charged_event
 from streamworker.engine.run import Run
 from streamworker.engine.services import Services
 from streamworker.engine.waiting_room import WaitingRoom
@@ -234,8 +235,9 @@ class Runner:
                 await self._waiting_room.admit(delivery, job.batch_id, self._name(grant.processor))
             case Foreign():
                 await self._endings.yield_to(grant, job.batch_id, delivery)
-            case Ended(state, fresh):
-                await self._endings.conclude(Ending(state, delivery, seconds=self._seconds(state), fresh=fresh))
+            case Ended(state, fresh, charged):
+                told = [charged_event(item) for item in charged]
+                await self._endings.conclude(Ending(state, delivery, told, self._seconds(state), fresh))
             case Acquired():
                 lost = Lost()
                 lease = HeldLease(grant.state.id, grant.state.epoch, grant.max_attempts == 1)

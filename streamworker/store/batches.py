@@ -81,10 +81,14 @@ class Acquired:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The batch is terminal: its end is announced again, nothing runs. `fresh` if it was ended just now, as hopeless."""
+    """The batch is terminal: its end is announced again, nothing runs.
+
+    `fresh` if it was ended just now, as hopeless, and `charged` what was charged before that.
+    """
 
     state: BatchState
     fresh: bool = False
+    charged: Sequence[ChargedItem] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +132,7 @@ async def acquire(connection: Connection, batch_id: UUID, claim: Claim) -> Acqui
         deaths = 0  # an attempt is used up: that is progress, and max_attempts bounds it
     if complaint := _hopeless(row, items, deaths, claim):
         await connection.fetchrow(query("correct_counters"), batch_id)  # an item may have been charged just now
-        return Ended(await fail(connection, batch_id, complaint, claim.worker), fresh=True)
+        return Ended(await fail(connection, batch_id, complaint, claim.worker), fresh=True, charged=charged)
     return await _claim(connection, batch_id, row, items, claim, charged, careful_until, deaths)
 
 

@@ -8,6 +8,7 @@ from uuid import UUID
 import asyncpg
 
 from streamworker.messages import ItemEvent, ProgressEvent, timestamp
+from streamworker.store.batches import Connection
 from streamworker.store.catalog import not_found
 from streamworker.store.pool import Pool
 from streamworker.store.rows import percent
@@ -42,6 +43,14 @@ async def read_moved(pool: Pool, known: Mapping[str, int]) -> dict[str, Progress
 async def read_overview(pool: Pool, newest: int, open: int) -> list[ProgressEvent]:
     """The newest batches and the oldest open ones, at most so many of each, the newest first."""
     return [_event(row) for row in await pool.fetch(query("overview_batches"), newest, open)]
+
+
+async def read_cut_off(connection: Connection, batch_id: UUID, most: int) -> list[ItemEvent]:
+    """What the end of this batch has cancelled: of a large batch `most` items around those that were under way."""
+    return [
+        ItemEvent(row["position"], row["key"], row["status"], row["attempts"], error=row["error"])
+        for row in await connection.fetch(query("items_cut_off"), batch_id, most)
+    ]
 
 
 def _event(row: asyncpg.Record) -> ProgressEvent:

@@ -211,11 +211,13 @@ class Scene:
         return kept
 
     def wait_announced(self, batch_id: UUID, seconds: float = 20.0) -> ProgressEvent:
-        """Wait until the last event says what Postgres says: that the batch has ended; returns it."""
+        """Wait until the last event says what Postgres says: that the batch has ended, and what that has cancelled; returns it."""
         self.wait(lambda: any(event.status in TERMINAL for event in self.events(batch_id)), seconds, "the terminal event")
         last, row = self.read_events(batch_id)[-1], self.batch(batch_id)
         told = (last.status, last.revision, last.total, last.succeeded, last.failed, last.error)
         assert told == tuple(row[name] for name in ("status", "revision", "total", "succeeded", "failed", "error"))
+        cut_off = {(row["position"], row["attempts"]) for row in self.items(batch_id) if row["status"] == "cancelled"}
+        assert cut_off == {(item.position, item.attempt) for item in last.items if item.status == "cancelled"}
         return last
 
     def pending(self) -> dict[str, str]:

@@ -119,7 +119,9 @@ class TestDeaths:
         assert (row["status"], row["succeeded"], row["failed"]) == ("failed", 1, 1)
         assert row["error"] == "1 items failed, more than max_failures allows (0)"
         assert scene.statuses(batch_id) == ["completed", "failed", "cancelled", "cancelled"]
-        scene.wait_announced(batch_id)
+        poison, told = scene.items(batch_id)[1], scene.wait_announced(batch_id).items
+        assert [(item.position, item.status, item.error) for item in told[:2]] == [(1, "failed", DIED), (2, "cancelled", None)]
+        assert poison["started_at"] < poison["finished_at"]
 
     def test_a_culprit_among_several_batches_fails_only_itself(self, scene: Scene) -> None:
         # Nobody can tell which of the batches in one process killed it: whatever was in flight in each is charged.

@@ -172,3 +172,13 @@ def test_a_cancel_that_nobody_was_there_to_hear_is_told(scene: Scene) -> None:
     scene.wait_announced(batch_id)
     assert reader.check()[-1].status == "cancelled"
     assert scene.starts(batch_id) == []
+
+
+def test_an_end_tells_what_it_cut_off(scene: Scene) -> None:
+    scene.start_worker()
+    batch_id = scene.job(["a", hold("never"), *(f"item {number}" for number in range(700))])
+    scene.wait_start(batch_id, 1)
+    assert scene.database.value("SELECT streamworker.cancel($1)", batch_id)
+    scene.wait(lambda: any(event.status == "cancelled" for event in scene.events(batch_id)), 20, "the end")
+    told = scene.read_events(batch_id)[-1].items
+    assert [(item.position, item.status, item.attempt) for item in told] == [(position, "cancelled", 0) for position in range(1, 501)]
