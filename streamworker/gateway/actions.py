@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
 from uuid import UUID
 
 from starlette.requests import Request
@@ -11,11 +14,14 @@ from streamworker.gateway import parameters
 from streamworker.gateway.access import note
 from streamworker.gateway.answers import reply
 from streamworker.gateway.bodies import Nothing, Retry, read_object
-from streamworker.gateway.endpoints import route, services_of
+from streamworker.gateway.endpoints import ANSWER_SECONDS, keep, route, services_of
 from streamworker.gateway.rights import require
 from streamworker.messages import TERMINAL
 from streamworker.store import catalog
 from streamworker.store.pool import Pool
+
+LONGEST_WAIT = ANSWER_SECONDS - 2
+AT_WORK = "the batch is large: Postgres is still at work on it, and goes on by itself"
 
 
 async def cancel_batch(request: Request) -> Response:
@@ -23,11 +29,15 @@ async def cancel_batch(request: Request) -> Response:
     batch_id = await _target(request)
     await read_object(request, Nothing)
     services = await services_of(request)
-    cancelled = await catalog.cancel(services.pool, batch_id)
-    if cancelled:
-        services.hub.look_again(str(batch_id))
-        note(request, "batch cancelled", batch_id=str(batch_id))
-    return reply({"cancelled": cancelled})
+
+    async def cancel(begun: Callable[[], None]) -> Response:
+        cancelled = await catalog.cancel(services.pool, batch_id, begun)
+        if cancelled:
+            services.hub.look_again(str(batch_id))
+            note(request, "batch cancelled", batch_id=str(batch_id))
+        return reply({"cancelled": cancelled})
+
+    return await _in_time(request, cancel)
 
 
 async def retry_batch(request: Request) -> Response:
@@ -35,12 +45,26 @@ async def retry_batch(request: Request) -> Response:
     batch_id = await _target(request)
     wanted = await read_object(request, Retry)
     services = await services_of(request)
-    retried = await catalog.retry(services.pool, batch_id, wanted.position)
-    if retried:
-        services.hub.look_again(str(batch_id))
-        note(request, "items put back to pending", batch_id=str(batch_id), items=retried)
-        return reply({"retried": retried})
-    return reply({"retried": 0, "reason": await _why_not(services.pool, batch_id, wanted.position)})
+
+    async def retry(begun: Callable[[], None]) -> Response:
+        retried = await catalog.retry(services.pool, batch_id, wanted.position, begun)
+        if retried:
+            services.hub.look_again(str(batch_id))
+            note(request, "items put back to pending", batch_id=str(batch_id), items=retried)
+            return reply({"retried": retried})
+        return reply({"retried": 0, "reason": await _why_not(services.pool, batch_id, wanted.position)})
+
+    return await _in_time(request, retry)
+
+
+async def _in_time(request: Request, action: Callable[[Callable[[], None]], Coroutine[Any, Any, Response]]) -> Response:
+    """What the action answers; or 202 where Postgres is at work on it for long: that goes on by itself."""
+    begun = asyncio.Event()
+    acting = keep(request, action(begun.set))
+    done, _ = await asyncio.wait([acting], timeout=LONGEST_WAIT)
+    if not done and begun.is_set():
+        return reply({"at_work": AT_WORK}, 202)
+    return await asyncio.shield(acting)
 
 
 async def _why_not(pool: Pool, batch_id: UUID, position: int | None) -> str:

@@ -27,16 +27,22 @@ async def services_of(request: HTTPConnection) -> Services:
     return services
 
 
+def keep(request: HTTPConnection, work: Awaitable[Response]) -> asyncio.Future[Response]:
+    """Let the work on an answer go on to its end, whoever waits for it."""
+    working = asyncio.ensure_future(work)
+    unfinished: set[asyncio.Future[Response]] = request.app.state.unfinished
+    unfinished.add(working)
+    working.add_done_callback(unfinished.discard)
+    working.add_done_callback(_seen)
+    return working
+
+
 def _in_time(endpoint: Endpoint) -> Endpoint:
     @functools.wraps(endpoint)
     async def answer(request: Request) -> Response:
         # Not cancelled when its time is over: giving a connection back waits for a Postgres that does not answer. It ends by
         # itself, its own waits are bounded; and an action that was begun is either done or not, but not torn apart.
-        working = asyncio.ensure_future(endpoint(request))
-        unfinished: set[asyncio.Future[Response]] = request.app.state.unfinished
-        unfinished.add(working)
-        working.add_done_callback(unfinished.discard)
-        working.add_done_callback(_seen)
+        working = keep(request, endpoint(request))
         done, _ = await asyncio.wait([working], timeout=ANSWER_SECONDS)
         if not done:
             raise TimeoutError(f"no answer within {ANSWER_SECONDS:g} s")

@@ -11,6 +11,7 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from streamworker.messages import TERMINAL
+from streamworker.store.pool import LONGEST_STATEMENT
 from streamworker.store.sql import query
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
@@ -249,7 +250,8 @@ async def fail(connection: Connection, batch_id: UUID, error: str, taken_by: str
     """
     row = await connection.fetchrow(query("fail_batch"), batch_id, error, taken_by)
     assert row is not None
-    await connection.execute(query("cancel_open_items"), batch_id)
+    await connection.execute(query("take_time"))
+    await connection.execute(query("cancel_open_items"), batch_id, timeout=LONGEST_STATEMENT)
     fresh = await read_state(connection, batch_id)
     assert fresh is not None
     return fresh

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -10,7 +10,7 @@ import asyncpg
 
 from streamworker.errors import BatchNotFound
 from streamworker.messages import from_json
-from streamworker.store.pool import Pool
+from streamworker.store.pool import LONGEST_STATEMENT, Pool
 from streamworker.store.rows import Batch, ItemRow, percent
 from streamworker.store.sql import query
 
@@ -51,19 +51,27 @@ async def open_positions(pool: Pool, batch_id: UUID, positions: Sequence[int]) -
     return {row["position"] for row in await pool.fetch(query("open_positions"), batch_id, positions)}
 
 
-async def cancel(pool: Pool, batch_id: UUID) -> bool:
-    """Cancel what has not ended; False when the batch had ended already."""
-    row = await pool.fetchrow(query("cancel_batch"), batch_id)
+async def cancel(pool: Pool, batch_id: UUID, begun: Callable[[], None] = lambda: None) -> bool:
+    """Cancel what has not ended; False when the batch had ended already. `begun` is called when Postgres is at work on it."""
+    row = await _act(pool, begun, "cancel_batch", batch_id)
     return bool(_known(row, batch_id)["cancelled"])
 
 
-async def retry(pool: Pool, batch_id: UUID, position: int | None = None) -> int:
+async def retry(pool: Pool, batch_id: UUID, position: int | None = None, begun: Callable[[], None] = lambda: None) -> int:
     """Put failed and cancelled items of an ended batch back to pending, all or the one at `position`; returns how many."""
     if position is None:
-        row = await pool.fetchrow(query("retry_batch"), batch_id)
+        row = await _act(pool, begun, "retry_batch", batch_id)
     else:
-        row = await pool.fetchrow(query("retry_item"), batch_id, position)
+        row = await _act(pool, begun, "retry_item", batch_id, position)
     return int(_known(row, batch_id)["reopened"])
+
+
+async def _act(pool: Pool, begun: Callable[[], None], name: str, *arguments: Any) -> asyncpg.Record | None:
+    """Change a batch of any size in one statement, within the time that this takes."""
+    async with pool.acquire() as connection, connection.transaction():
+        await connection.execute(query("take_time"))
+        begun()
+        return await connection.fetchrow(query(name), *arguments, timeout=LONGEST_STATEMENT)
 
 
 async def notify(pool: Pool) -> None:

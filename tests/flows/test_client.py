@@ -19,6 +19,8 @@ import redis.asyncio
 from streamworker.broker.replies import entries
 from streamworker.client import Client
 from streamworker.errors import BatchNotFound, ConfigurationError, InvalidSubmission, SchemaError
+from streamworker.store import catalog
+from streamworker.store.pool import open_pool
 from tests.chaos.proxy import Proxy
 from tests.servers import PostgresServer, RedisServer
 
@@ -333,6 +335,27 @@ class TestCancelAndRetry:
         assert [item.status async for item in client.items(batch_id)] == ["cancelled", "pending"]
         with pytest.raises(ValueError, match="position: expected a whole number from 0, got -1"):
             await client.retry_failed(batch_id, -1)
+
+
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'in no hurry' AND wait_event_type = 'Lock'"
+
+
+@pytest.mark.parametrize("action", ["cancel", "retry"])
+async def test_what_changes_a_large_batch_takes_its_time(client, connection, database_url: str, action: str) -> None:
+    batch_id = await client.submit(["a", "b"])
+    if action == "retry":
+        await client.cancel(batch_id)
+    pool = await open_pool(database_url, size=1, application_name="in no hurry", statement_timeout=0.2, lock_timeout=60)
+    try:
+        async with connection.transaction():
+            await connection.execute("SELECT FROM streamworker.items WHERE batch_id = $1 FOR UPDATE", batch_id)
+            acting = asyncio.create_task(getattr(catalog, action)(pool, batch_id))
+            await connection.execute("SELECT pg_sleep(0.5)")  # longer than any other statement of that pool may take
+            while not await client._pool.fetchval(WAITING):
+                assert not acting.done(), acting
+        assert await acting == (True if action == "cancel" else 2)
+    finally:
+        await pool.close()
 
 
 class TestConnect:

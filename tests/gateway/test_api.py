@@ -13,7 +13,7 @@ import asyncpg
 import httpx
 import pytest
 
-from streamworker.gateway import recent
+from streamworker.gateway import actions, recent
 from streamworker.messages import dead_letter
 from tests.gateway.asgi import ask
 from tests.gateway.conftest import HOST, ORIGIN, MakeApp, end, submit
@@ -130,6 +130,18 @@ class TestActions:
         assert await posted(api, f"/api/batches/{batch_id}/cancel") == {"cancelled": True}
         assert await posted(api, f"/api/batches/{batch_id}/cancel") == {"cancelled": False}
         assert (await got(api, f"/api/batches/{batch_id}"))["status"] == "cancelled"
+
+    async def test_what_takes_long_goes_on_by_itself(
+        self, api: httpx.AsyncClient, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        batch_id = await submit(database)
+        async with database.transaction():
+            await database.execute("SELECT FROM streamworker.items WHERE batch_id = $1 FOR UPDATE", batch_id)
+            monkeypatch.setattr(actions, "LONGEST_WAIT", 3.0)
+            assert await posted(api, f"/api/batches/{batch_id}/cancel", status=202) == {"at_work": actions.AT_WORK}
+            assert (await got(api, f"/api/batches/{batch_id}"))["status"] == "pending"
+        while (await got(api, f"/api/batches/{batch_id}"))["status"] != "cancelled":
+            pass
 
     async def test_who_did_it_is_in_the_log(
         self, api: httpx.AsyncClient, database: asyncpg.Connection, caplog: pytest.LogCaptureFixture
