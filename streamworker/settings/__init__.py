@@ -14,7 +14,7 @@ from pathlib import Path
 
 from streamworker.errors import ConfigurationError
 from streamworker.settings.built_in import BUILT_IN_OPTIONS, built_in_secrets, built_in_settings
-from streamworker.settings.options import FOREIGN_PREFIXES, OPTIONS, PREFIX, Option
+from streamworker.settings.options import OPTIONS, PREFIX, Option
 from streamworker.settings.urls import mask_url, mask_urls, secrets_of
 from streamworker.settings.values import host_of, is_loopback, parse_duration, shorten
 
@@ -128,7 +128,7 @@ def _refuse_unknown(environ: Mapping[str, str]) -> None:
     known = {option.variable.removeprefix(PREFIX): option.variable for option in (*OPTIONS, *BUILT_IN_OPTIONS)}
     for name in sorted(environ):
         word = name.removeprefix(PREFIX)
-        if name.startswith(PREFIX) and known.get(word) != name and not name.startswith(FOREIGN_PREFIXES):
+        if name.startswith(PREFIX) and known.get(word) != name:
             close = difflib.get_close_matches(word[:60].upper(), known, n=1)
             hint = f"did you mean {known[close[0]]}?" if close else "no setting has this name"
             raise ConfigurationError(f"{shorten(name)[1:-1]}: unknown variable; {hint}")

@@ -16,8 +16,6 @@ from streamworker.settings import values
 from streamworker.settings.urls import DATABASE_SCHEMES, REDIS_SCHEMES, url
 
 PREFIX = "STREAMWORKER_"
-# Names that belong to tests; nothing here reads them. (Those of the built-in processors stand in built_in.py.)
-FOREIGN_PREFIXES = tuple(PREFIX + part for part in ("FAILPOINT", "TEST_"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from tests.servers import PostgresServer, RedisServer, die_with_parent, run_sql
 
 ROOT = Path(__file__).parents[2]
 PROCESSORS = "tests.chaos.processors:work,tests.chaos.processors:work_in_thread"
-MUTANT = "STREAMWORKER_TEST_MUTANT"  # passed through to the workers, read by the test build of the product only
+MUTANT = "TEST_OF_STREAMWORKER_MUTANT"  # passed through to the workers, read by the test build of the product only
 
 
 class Journal:

@@ -1,7 +1,7 @@
 """A worker with a fail point: at one step of the flow it is killed, stopped, or loses its connection to Postgres.
 
-STREAMWORKER_TEST_STEP says where, as `name:moment`, `name:moment:position`, `name:moment:position#occurrence` (from 1);
-STREAMWORKER_TEST_FAULT what happens there: `kill` (the default), `stop` or `lose`.
+TEST_OF_STREAMWORKER_STEP says where, as `name:moment`, `name:moment:position`, `name:moment:position#occurrence` (from 1);
+TEST_OF_STREAMWORKER_FAULT what happens there: `kill` (the default), `stop` or `lose`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from streamworker.observe.events import Events, Step
 from streamworker.observe.logs import configure_logging
 from streamworker.settings import Settings
 
-STEP, FAULT = "STREAMWORKER_TEST_STEP", "STREAMWORKER_TEST_FAULT"
+STEP, FAULT = "TEST_OF_STREAMWORKER_STEP", "TEST_OF_STREAMWORKER_FAULT"
 _FORM = re.compile(r"(?P<name>\w+):(?P<when>\w+)(?::(?P<position>-?\d+))?(?:#(?P<occurrence>\d+))?")
 
 

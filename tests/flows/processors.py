@@ -19,7 +19,7 @@ from typing import Any
 
 from streamworker import Context, Item, Permanent, Result, RetryAfter
 
-FOLDER = "STREAMWORKER_TEST_FOLDER"
+FOLDER = "TEST_OF_STREAMWORKER_FOLDER"
 FOREVER = 3600
 TICK = 0.005
 

@@ -17,7 +17,7 @@ from tests.servers import die_with_parent, process_lives, wait_for
 
 ROOT = Path(__file__).parents[2]
 PLAIN, FAILING = "streamworker", "tests.flows.failing_worker"
-MARK = "STREAMWORKER_TEST_WORKER"  # what the processes of a worker inherit, in whatever session they are
+MARK = "TEST_OF_STREAMWORKER_WORKER"  # what the processes of a worker inherit, in whatever session they are
 
 
 class WorkerProcess:
