@@ -121,7 +121,7 @@ LARGE_NUMBERS = (
 
 
 @pytest.mark.parametrize("number", ["9" * 4100, "9" * 400 + ".5"], ids=["whole", "fraction"])
-def test_a_number_that_python_has_no_room_for_is_passed_on(shared: Scene, worker: WorkerProcess, mode: tuple[str, str], number: str) -> None:
+def test_a_number_beyond_what_python_reads_is_passed_on(shared: Scene, worker: WorkerProcess, mode: tuple[str, str], number: str) -> None:
     batch_id = shared.database.value(LARGE_NUMBERS, number, mode[1])
     assert shared.wait_end(batch_id)["epoch"] == 1
     before, large, after = shared.items(batch_id)
