@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeVar
 
+from redis.asyncio import Redis
+
 from streamworker.broker import connection as broker
 from streamworker.broker.consumer import Address, Consumer
 from streamworker.broker.publisher import Publisher
@@ -34,7 +36,7 @@ from streamworker.observe.logs import log_event
 from streamworker.processors.loading import registry
 from streamworker.settings import Settings
 from streamworker.store import migrate as migrations
-from streamworker.store.pool import CONNECTION_ERRORS, Pool, explain, open_connection, open_pool
+from streamworker.store.pool import CONNECTION_ERRORS, Pool, blames_url, explain, open_connection, open_pool, refusal
 
 # After the grace: time to hand over, to write what has ended, and to publish what waits.
 HAND_OVER_PATIENCE = 5.0
@@ -106,6 +108,7 @@ class Worker:
                 await processors.check()  # what the user named must be there; what a batch may name is loaded with it
             if self._settings.http_address is not None:
                 LOG.warning("HTTP_ADDRESS is set, but this release serves no HTTP")
+            clients = self._open_redis(stack)  # connects to nothing yet, but refuses a bad URL before anything is waited for
             pool = await self._until_up(lambda: self._open_pool(stack))
             if pool is None or not await self._until_up(self._prepare_database):
                 return  # told to stop before Postgres was there
@@ -113,7 +116,7 @@ class Worker:
             self._signals.act = partial(self._drain_by_signal, asyncio.get_running_loop())
             if small is None or self._signals.first is not None:
                 return
-            await self._serve(await self._open(stack, pool, small), processors)
+            await self._serve(self._open(stack, *clients, pool, small), processors)
         self.events.emit(WorkerStopped(worker=self._settings.consumer))
 
     def _drain_by_signal(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -167,6 +170,8 @@ class Worker:
             try:
                 result = await act()
             except CONNECTION_ERRORS as error:
+                if blames_url(error, self._database_url):
+                    raise refusal(error, self._database_url) from error
                 failures += 1
                 self._outages.away("postgres", "start", explain(error, self._database_url))
                 with contextlib.suppress(TimeoutError):
@@ -176,12 +181,15 @@ class Worker:
             return result
         return None
 
-    async def _open(self, stack: contextlib.AsyncExitStack, pool: Pool, small: Pool) -> Services:
-        settings = self._settings
-        address = Address(settings.stream, settings.group, settings.consumer)
+    def _open_redis(self, stack: contextlib.AsyncExitStack) -> tuple[Redis, Redis]:
         redis, reader = broker.connect(self._redis_url), broker.connect(self._redis_url, blocking=2.0)
         stack.push_async_callback(redis.aclose)
         stack.push_async_callback(reader.aclose)
+        return redis, reader
+
+    def _open(self, stack: contextlib.AsyncExitStack, redis: Redis, reader: Redis, pool: Pool, small: Pool) -> Services:
+        settings = self._settings
+        address = Address(settings.stream, settings.group, settings.consumer)
         rescue = Rescue(self._database_url, settings.consumer, settings.lease_ttl, self._end_at_once)
         heartbeat = Heartbeat(
             self._redis_url, self._database_url, address, settings.lease_ttl, settings.item_timeout, self._outages, rescue.end

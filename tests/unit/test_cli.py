@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
+import ssl
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from streamworker.errors import InvalidSubmission
 from streamworker.messages import ItemEvent, ProgressEvent
 from streamworker.settings import Settings
 from streamworker.store.inspection import PostgresFacts
+from streamworker.store.pool import blames_url
 
 HOSTILE = "\r\nFAKE \x1b[31m \u202e \x9b \u2028 \0 \ud800"
 
@@ -31,6 +35,15 @@ HOSTILE = "\r\nFAKE \x1b[31m \u202e \x9b \u2028 \0 \ud800"
 def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("STREAMWORKER_")] + ["REDIS_URL", "DATABASE_URL"]:
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _same_signals() -> Iterator[None]:
+    """What `run` listens to in this process, it does not listen to any longer."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, heard in kept.items():
+        signal.signal(number, heard)
 
 
 class TestArguments:
@@ -103,6 +116,52 @@ class TestArguments:
         assert "is not reachable: nothing listens there" in err
         assert err.count("\n") == 1
         assert "canary" not in err
+
+    @pytest.mark.parametrize("command", ["run", "list", "migrate"])
+    @pytest.mark.parametrize(
+        ("query", "reason"),
+        [
+            ("sslmode=bogus", "`sslmode` parameter must be one of: disable, allow, prefer, require, verify-ca, verify-full"),
+            ("sslmode=verify-full", 'root certificate file "/no/where/.postgresql/root.crt" does not exist or cannot be accessed'),
+            ("sslmode=require&sslrootcert=/no/where", "sslrootcert: /no/where: No such file or directory"),
+            ("sslmode=require&sslcert=/etc", "sslcert: /etc: Is a directory"),
+            (f"sslmode=require&sslcert={__file__}", "PEM"),
+            (f"sslmode=require&sslrootcert={__file__}", "no certificate or crl found"),
+        ],
+    )
+    def test_a_database_url_that_no_waiting_mends_is_refused(
+        self, command: str, query: str, reason: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("HOME", "/no/where")
+        url = f"postgresql://me:canary@127.0.0.1:1/db?{query}"
+        assert main([command, "--redis-url", "redis://127.0.0.1:1", "--database-url", url]) == 2
+        err = capsys.readouterr().err
+        shown = url.replace("canary", "***")
+        assert err.startswith(f"streamworker: DATABASE_URL: expected postgresql://user@host:port/database, got {shown}: ")
+        assert reason in err
+        assert err.count("\n") == 1
+
+    @pytest.mark.parametrize("command", ["run", "list"])
+    def test_a_bad_redis_url_is_refused_before_postgres_is_asked(self, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main([command, "--redis-url", "redis://:canary@h?flavour=sweet", "--database-url", "postgresql://me@127.0.0.1:1/db"]) == 2
+        err = capsys.readouterr().err
+        assert "REDIS_URL: expected redis://" in err
+        assert "flavour" in err
+        assert err.count("\n") == 1
+        assert "canary" not in err
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            ssl.SSLCertVerificationError(1, "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate"),
+            ssl.SSLError(1, "[SSL: TLSV1_ALERT_UNKNOWN_CA] tlsv1 alert unknown ca"),
+            FileNotFoundError(2, "No such file or directory"),
+            ConnectionRefusedError(111, "Connection refused"),
+            UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),
+        ],
+    )
+    def test_what_a_server_may_answer_otherwise_is_waited_out(self, error: Exception) -> None:
+        assert not blames_url(error, f"postgresql:///db?host=/no/where&sslrootcert={__file__}")
 
     def test_a_reader_that_goes_away_is_no_error(self) -> None:
         program = [sys.executable, "-m", "streamworker", "run", "--help"]
