@@ -50,8 +50,9 @@ LOG = logging.getLogger("streamworker.engine")
 
 def restart_process() -> None:
     """Become a fresh worker under the same process id: the one way to end user code that cannot be ended."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # it is closed
+            stream.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
 
 
