@@ -50,7 +50,7 @@ async def run(arguments: argparse.Namespace) -> int:
     source = Source()
     items = _at_least_one(_items(arguments, source))
     metadata = _metadata(arguments.metadata)
-    batch_id = read_id(arguments.id) if arguments.id else None
+    batch_id = None if arguments.id is None else read_id(arguments.id)
     async with open_client(arguments) as client:
         try:
             submitted = await client.submit(

@@ -63,6 +63,7 @@ class TestArguments:
             (["submit", __file__, "--metadata", "[1]"], "--metadata: expected a JSON object"),
             (["submit", __file__, "--metadata", "{"], "--metadata: expected a JSON object"),
             (["submit", __file__, "--id", "5"], "ID: expected a UUID, got '5'"),
+            (["submit", __file__, "--id", ""], "ID: expected a UUID, got ''"),
             (["submit", __file__, "--max-attempts", "0"], "argument --max-attempts: expected a whole number from 1, got '0'"),
             (["submit", __file__, "--max-failures", "-1"], "argument --max-failures"),
             (["dead"], "the following arguments are required: ACTION"),
