@@ -19,7 +19,7 @@ import pytest
 from streamworker.broker.inspection import GroupFacts, RedisFacts, StreamFacts
 from streamworker.cli import main
 from streamworker.cli.doctor import judge_postgres, judge_redis, security_holes, version_numbers
-from streamworker.cli.progress import Lines, Rate, current, doing, remaining
+from streamworker.cli.progress import Count, Lines, Rate, current, doing, remaining
 from streamworker.cli.sources import LONGEST_LINE, Source
 from streamworker.cli.text import duration, escape, json_text, print_array, print_table
 from streamworker.errors import InvalidSubmission
@@ -373,6 +373,11 @@ class TestProgress:
         now = 2.5
         view.show(event(7))
         assert [line.split()[2] for line in capsys.readouterr().out.splitlines()] == ["0/10", "4/10", "7/10"]
+
+    def test_a_count_passes_each_item_on_and_tells_the_pace_when_it_is_time(self) -> None:
+        moments, shown = iter([0.0, 1.0, 5.0, 6.0, 2000.0]), list[str]()
+        assert list(Count(shown.append, 5.0, lambda: next(moments)).of(iter("abcd"))) == ["a", "b", "c", "d"]
+        assert shown == ["submitting: 2 items so far, 0.4/s", "submitting: 4 items so far, 0.0/s"]
 
     def test_the_current_item_is_the_last_that_runs(self) -> None:
         items = [ItemEvent(0, "a", "processing", 1), ItemEvent(1, "b", "processing", 1), ItemEvent(2, "c", "completed", 1)]
