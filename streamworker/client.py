@@ -24,7 +24,7 @@ from streamworker.settings import Settings
 from streamworker.store import catalog, submission
 from streamworker.store.migrate import check_schema, migrate
 from streamworker.store.pool import CONNECTION_ERRORS as POSTGRES_ERRORS
-from streamworker.store.pool import TRANSIENT_ERRORS, Pool, explain, open_pool
+from streamworker.store.pool import TRANSIENT_ERRORS, Pool, open_pool, refusal
 from streamworker.store.progress import read_snapshot
 from streamworker.store.rows import Batch, ItemRow
 from streamworker.store.submission import Items
@@ -55,19 +55,14 @@ class Client:
         """Connect to the servers given, else to those of the environment, else to the embedded ones.
 
         With `database_url` alone the client works without Redis: workers find its batches within a second, and `watch` polls.
-        Raises ConfigurationError for a bad setting, ConnectionError when Postgres is not reachable, SchemaError before the first migration.
+        Raises ConfigurationError for a bad setting or URL, also where a file that the URL names cannot be read, ConnectionError when
+        Postgres is not reachable, SchemaError before the first migration.
         """
         settings = settings or _load(redis_url, database_url)
         # Nobody else prepares a database that we have started ourselves.
         prepare = migrate if settings.database_url is None and settings.migrate else check_schema
-        async with located(settings) as settings, _open_pool(settings, prepare) as pool:
-            redis = connect(settings.redis_url) if settings.redis_url else None
-            try:
-                yield cls(pool, redis, settings)
-            finally:
-                if redis is not None:
-                    with suppress(*CONNECTION_ERRORS):
-                        await redis.aclose()
+        async with located(settings) as settings, _open_redis(settings.redis_url) as redis, _open_pool(settings, prepare) as pool:
+            yield cls(pool, redis, settings)
 
     async def submit(
         self,
@@ -258,6 +253,18 @@ def _load(redis_url: str | None, database_url: str | None) -> Settings:
 
 
 @asynccontextmanager
+async def _open_redis(url: str | None) -> AsyncIterator[Redis | None]:
+    """A client that connects when it is first needed; a bad URL is refused at once."""
+    redis = connect(url) if url else None
+    try:
+        yield redis
+    finally:
+        if redis is not None:
+            with suppress(*CONNECTION_ERRORS):
+                await redis.aclose()
+
+
+@asynccontextmanager
 async def _open_pool(settings: Settings, prepare: Callable[[Any], Awaitable[object]]) -> AsyncIterator[Pool]:
     assert settings.database_url is not None
     async with AsyncExitStack() as stack:
@@ -267,5 +274,5 @@ async def _open_pool(settings: Settings, prepare: Callable[[Any], Awaitable[obje
             async with pool.acquire() as connection:
                 await prepare(connection)
         except POSTGRES_ERRORS as error:
-            raise ConnectionError(explain(error, settings.database_url)) from error
+            raise refusal(error, settings.database_url) from error
         yield pool

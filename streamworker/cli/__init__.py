@@ -19,6 +19,7 @@ DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 it failed, 2 usage or configuration."""
+    _fill_closed_streams()
     _never_choke_on_output()
     try:
         arguments = parse(sys.argv[1:] if argv is None else argv)
@@ -43,6 +44,16 @@ def _refuse(error: Exception, code: int) -> int:
     text = escape(mask_urls(str(error) or type(error).__name__))
     print(f"streamworker: {text}", file=sys.stderr)
     return code
+
+
+def _fill_closed_streams() -> None:
+    """Put the null device in the place of each standard stream that is closed: the next file opened would get its number otherwise."""
+    if sys.stdin is None:
+        os.open(os.devnull, os.O_RDONLY)  # the number alone: who wants to read is told that there is nothing
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
 
 
 def _never_choke_on_output() -> None:

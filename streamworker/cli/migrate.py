@@ -12,7 +12,7 @@ from streamworker.embedded import located
 from streamworker.processors.ollama.configuration import Configuration
 from streamworker.processors.ollama.descriptions import prepare
 from streamworker.store import migrate as schema
-from streamworker.store.pool import CONNECTION_ERRORS, explain, open_connection
+from streamworker.store.pool import CONNECTION_ERRORS, open_connection, refusal
 
 
 def add_to(commands: Subparsers) -> None:
@@ -43,7 +43,7 @@ async def run(arguments: argparse.Namespace) -> int:
             finally:
                 await connection.close(timeout=5)
         except CONNECTION_ERRORS as error:
-            raise ConnectionError(explain(error, settings.database_url)) from error
+            raise refusal(error, settings.database_url) from error
     for name in applied:
         print(f"applied {name}")
     if not applied:

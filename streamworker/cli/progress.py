@@ -1,18 +1,20 @@
-"""How a running batch looks: a progress bar on a terminal, plain lines elsewhere."""
+"""How a running batch looks, and one that is being submitted: live on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Protocol, TypeVar
 
 from streamworker.cli.text import duration, escape
 from streamworker.messages import TERMINAL, ItemEvent, ProgressEvent
 
 LINE_EVERY = 1.0  # seconds
+COUNT_EVERY, LIVE_COUNT_EVERY = 5.0, 0.1  # so that a short submission prints nothing
+Item = TypeVar("Item")
 
 
 class View(Protocol):
@@ -162,6 +164,41 @@ async def open_view() -> AsyncIterator[View]:
         ticking.cancel()
 
 
+class Count:
+    """Tells now and then how many items have been taken, and how fast they come; how many there will be nobody knows."""
+
+    def __init__(self, show: Callable[[str], object], every: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._show = show
+        self._every = every
+        self._clock = clock
+
+    def of(self, items: Iterator[Item]) -> Iterator[Item]:
+        """The same items."""
+        began = shown = self._clock()
+        for number, item in enumerate(items, 1):
+            now = self._clock()
+            if now - shown >= self._every:
+                shown = now
+                self._show(f"submitting: {number:,} items so far, {number / (now - began):,.1f}/s")
+            yield item
+
+
+@contextmanager
+def open_count() -> Iterator[Count]:
+    """The count that suits standard error."""
+    progress = _rich_count() if sys.stderr.isatty() else None
+    if progress is None:
+        yield Count(_say_aside, COUNT_EVERY)
+        return
+    with progress:
+        line = progress.add_task("submitting", total=None)
+        yield Count(lambda text: progress.update(line, description=text), LIVE_COUNT_EVERY)
+
+
+def _say_aside(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
 async def _tick(lines: Lines) -> None:
     while True:
         await asyncio.sleep(LINE_EVERY / 4)
@@ -175,3 +212,14 @@ def _rich_progress() -> Any:
         return None
     columns = [TextColumn(f"{{task.fields[{name}]}}", markup=False) for name in ("failed", "pace", "left", "doing")]
     return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TaskProgressColumn(), *columns)
+
+
+def _rich_count() -> Any:
+    try:
+        from rich.console import Console  # noqa: PLC0415
+        from rich.progress import Progress, SpinnerColumn, TextColumn  # noqa: PLC0415
+    except ImportError:
+        return None
+    columns = SpinnerColumn(), TextColumn("{task.description}", markup=False)
+    # Gone when all is submitted; and what is printed meanwhile goes where it was sent.
+    return Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False)

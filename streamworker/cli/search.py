@@ -15,7 +15,7 @@ from streamworker.processors.ollama.configuration import Configuration
 from streamworker.processors.ollama.descriptions import MAX_FOUND, search
 from streamworker.processors.ollama.server import connect
 from streamworker.settings import Settings
-from streamworker.store.pool import CONNECTION_ERRORS, explain, open_connection
+from streamworker.store.pool import CONNECTION_ERRORS, open_connection, refusal
 
 DESCRIPTION = """\
 Search what the processor `ollama` has described: the text is embedded by the same model (STREAMWORKER_OLLAMA_EMBED_MODEL)
@@ -68,7 +68,7 @@ async def _search(settings: Settings, vector: list[float], embed_model: str, lim
         finally:
             await connection.close(timeout=5)
     except CONNECTION_ERRORS as error:
-        raise ConnectionError(explain(error, settings.database_url)) from error
+        raise refusal(error, settings.database_url) from error
 
 
 def _row(found: dict[str, Any]) -> tuple[str, ...]:

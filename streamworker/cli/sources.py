@@ -72,6 +72,8 @@ class Source:
 def open_lines(path: str) -> BinaryIO:
     """Open a file of lines; InvalidSubmission for anything else than a regular file or standard input."""
     if path == STANDARD_INPUT:
+        if sys.stdin is None:
+            raise InvalidSubmission("standard input: expected lines, but it is closed")
         return open(os.dup(sys.stdin.fileno()), "rb")
     mode = _mode(path, "")
     if not stat.S_ISREG(mode):

@@ -11,6 +11,7 @@ from itertools import chain
 from typing import Any
 
 from streamworker.cli.options import SERVERS, Subparsers, add_command, add_settings, asynchronous, open_client, read_id
+from streamworker.cli.progress import open_count
 from streamworker.cli.sources import Source
 from streamworker.cli.watch import follow
 from streamworker.errors import ConfigurationError, InvalidSubmission
@@ -50,17 +51,18 @@ async def run(arguments: argparse.Namespace) -> int:
     source = Source()
     items = _at_least_one(_items(arguments, source))
     metadata = _metadata(arguments.metadata)
-    batch_id = read_id(arguments.id) if arguments.id else None
+    batch_id = None if arguments.id is None else read_id(arguments.id)
     async with open_client(arguments) as client:
         try:
-            submitted = await client.submit(
-                items,
-                batch_id=batch_id,
-                processor=arguments.processor,
-                metadata=metadata,
-                max_attempts=arguments.max_attempts or client.settings.max_attempts,
-                max_failures=arguments.max_failures,
-            )
+            with open_count() as count:
+                submitted = await client.submit(
+                    count.of(items),
+                    batch_id=batch_id,
+                    processor=arguments.processor,
+                    metadata=metadata,
+                    max_attempts=arguments.max_attempts or client.settings.max_attempts,
+                    max_failures=arguments.max_failures,
+                )
         except InvalidSubmission as error:
             raise _at_its_place(error, source) from None
         if not (arguments.json and arguments.watch):

@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
+
+from redis.asyncio import Redis
 
 from streamworker.broker import connection as broker
 from streamworker.broker.consumer import Address, Consumer
@@ -27,6 +28,7 @@ from streamworker.engine.processors import OpenProcessors
 from streamworker.engine.reconciler import Reconciler
 from streamworker.engine.runner import Runner
 from streamworker.engine.services import Services
+from streamworker.engine.signals import StopSignals
 from streamworker.engine.stuck import Rescue
 from streamworker.engine.waiting_room import WaitingRoom
 from streamworker.observe.events import Events, WorkerStarted, WorkerStopped, WorkerStopping
@@ -34,7 +36,7 @@ from streamworker.observe.logs import log_event
 from streamworker.processors.loading import registry
 from streamworker.settings import Settings
 from streamworker.store import migrate as migrations
-from streamworker.store.pool import CONNECTION_ERRORS, Pool, explain, open_connection, open_pool
+from streamworker.store.pool import CONNECTION_ERRORS, Pool, blames_url, explain, open_connection, open_pool, refusal
 
 # After the grace: time to hand over, to write what has ended, and to publish what waits.
 HAND_OVER_PATIENCE = 5.0
@@ -48,8 +50,9 @@ LOG = logging.getLogger("streamworker.engine")
 
 def restart_process() -> None:
     """Become a fresh worker under the same process id: the one way to end user code that cannot be ended."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # it is closed
+            stream.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
 
 
@@ -64,6 +67,7 @@ class Worker:
         *,
         events: Events | None = None,
         restart: Callable[[], None] = restart_process,
+        signals: StopSignals | None = None,
     ) -> None:
         self.events = events or Events()
         self.events.subscribe(log_event)
@@ -75,8 +79,7 @@ class Worker:
         self._stop = asyncio.Event()
         self._reason = "stop"
         self._restarting = False
-        self._signals = 0
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._signals = signals or StopSignals()
         self._heartbeat: Heartbeat | None = None
         self._registry = registry(settings.processors)
 
@@ -85,20 +88,20 @@ class Worker:
         self._reason = reason
         self._stop.set()
 
-    def _signalled(self, number: int, _frame: object) -> None:
-        """The first signal drains, the second ends at once, as a death. Runs also while user code blocks the loop."""
-        if self._signals or self._loop is None:
-            os._exit(128 + number)
-        self._signals += 1
-        if self._heartbeat is not None:
-            self._heartbeat.stop_by = time.monotonic() + self._settings.shutdown_timeout + INTERRUPT_GRACE
-        self._loop.call_soon_threadsafe(self.stop, signal.Signals(number).name)
-
     async def run(self) -> int:
         """Work until told to stop; returns the exit code.
 
+        A signal before there is work is the end of the start; where user code is being imported, it waits for that.
         Raises ConfigurationError or SchemaError when there is no use in starting.
         """
+        self._signals.listen()
+        with self._signals.cancelling():
+            await self._run()
+        if self._restarting and self._signals.first is None:
+            self._restart()
+        return 0
+
+    async def _run(self) -> None:
         processors = OpenProcessors(self._registry, self._settings)
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(processors.close)
@@ -106,18 +109,23 @@ class Worker:
                 await processors.check()  # what the user named must be there; what a batch may name is loaded with it
             if self._settings.http_address is not None:
                 LOG.warning("HTTP_ADDRESS is set, but this release serves no HTTP")
-            self._listen_to_signals()
+            clients = self._open_redis(stack)  # connects to nothing yet, but refuses a bad URL before anything is waited for
             pool = await self._until_up(lambda: self._open_pool(stack))
             if pool is None or not await self._until_up(self._prepare_database):
-                return 0  # told to stop before Postgres was there
+                return  # told to stop before Postgres was there
             small = await self._until_up(lambda: self._open_pool(stack, plan_once=True))
-            if small is None:
-                return 0
-            await self._serve(await self._open(stack, pool, small), processors)
+            self._signals.act = partial(self._drain_by_signal, asyncio.get_running_loop())
+            if small is None or self._signals.first is not None:
+                return
+            await self._serve(self._open(stack, *clients, pool, small), processors)
         self.events.emit(WorkerStopped(worker=self._settings.consumer))
-        if self._restarting:
-            self._restart()
-        return 0
+
+    def _drain_by_signal(self, loop: asyncio.AbstractEventLoop) -> None:
+        """From a signal handler: user code may block the loop, and the heartbeat then ends the process when the grace is over."""
+        assert self._signals.first is not None
+        if self._heartbeat is not None:
+            self._heartbeat.stop_by = time.monotonic() + self._settings.shutdown_timeout + INTERRUPT_GRACE
+        loop.call_soon_threadsafe(self.stop, self._signals.first.name)
 
     def _stop_to_restart(self, reason: str) -> None:
         """User code in a thread cannot be ended: hand everything over, then become a fresh process."""
@@ -129,15 +137,9 @@ class Worker:
 
     def _end_at_once(self) -> None:
         """User code blocks the loop: nothing here can be closed in order."""
-        if self._signals or (self._stop.is_set() and not self._restarting):
+        if self._signals.first is not None or (self._stop.is_set() and not self._restarting):
             os._exit(0)
         self._restart()
-
-    def _listen_to_signals(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        if threading.current_thread() is threading.main_thread():  # elsewhere whoever runs us calls `stop`
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, self._signalled)
 
     async def _prepare_database(self) -> bool:
         connection = await open_connection(self._database_url, application_name=f"{self._settings.consumer} migrate")
@@ -165,10 +167,12 @@ class Worker:
     async def _until_up(self, act: Callable[[], Awaitable[T]]) -> T | None:
         """Talk to Postgres, waiting for it as long as it takes; None when told to stop meanwhile."""
         failures = 0
-        while not self._stop.is_set():
+        while not self._stop.is_set() and self._signals.first is None:  # both: a cancellation can get lost on Python 3.11
             try:
                 result = await act()
             except CONNECTION_ERRORS as error:
+                if blames_url(error, self._database_url):
+                    raise refusal(error, self._database_url) from error
                 failures += 1
                 self._outages.away("postgres", "start", explain(error, self._database_url))
                 with contextlib.suppress(TimeoutError):
@@ -178,12 +182,15 @@ class Worker:
             return result
         return None
 
-    async def _open(self, stack: contextlib.AsyncExitStack, pool: Pool, small: Pool) -> Services:
-        settings = self._settings
-        address = Address(settings.stream, settings.group, settings.consumer)
+    def _open_redis(self, stack: contextlib.AsyncExitStack) -> tuple[Redis, Redis]:
         redis, reader = broker.connect(self._redis_url), broker.connect(self._redis_url, blocking=2.0)
         stack.push_async_callback(redis.aclose)
         stack.push_async_callback(reader.aclose)
+        return redis, reader
+
+    def _open(self, stack: contextlib.AsyncExitStack, redis: Redis, reader: Redis, pool: Pool, small: Pool) -> Services:
+        settings = self._settings
+        address = Address(settings.stream, settings.group, settings.consumer)
         rescue = Rescue(self._database_url, settings.consumer, settings.lease_ttl, self._end_at_once)
         heartbeat = Heartbeat(
             self._redis_url, self._database_url, address, settings.lease_ttl, settings.item_timeout, self._outages, rescue.end

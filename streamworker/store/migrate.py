@@ -8,6 +8,7 @@ from importlib.resources import files
 import asyncpg
 
 from streamworker.errors import SchemaError
+from streamworker.store.pool import LONGEST_STATEMENT
 
 # Two keys: apart from the single-key space of the workers' session locks.
 MIGRATION_LOCK = (0x5357, 1)
@@ -33,12 +34,12 @@ async def migrate(connection: asyncpg.Connection[asyncpg.Record]) -> list[str]:
     """
     async with connection.transaction():
         await connection.execute("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0")
-        await connection.execute("SELECT pg_advisory_xact_lock($1, $2)", *MIGRATION_LOCK)
+        await connection.execute("SELECT pg_advisory_xact_lock($1, $2)", *MIGRATION_LOCK, timeout=LONGEST_STATEMENT)
         if await connection.fetchval("SELECT to_regclass('streamworker.migrations')") is None:
             await connection.execute(_BOOKKEEPING)  # only now: a worker's role need not be allowed to create anything
         missing = await _missing(connection)
         for version, name, sql in missing:
-            await connection.execute(sql)
+            await connection.execute(sql, timeout=LONGEST_STATEMENT)
             await connection.execute(
                 "INSERT INTO streamworker.migrations (version, name, checksum) VALUES ($1, $2, $3)", version, name, _checksum(sql)
             )

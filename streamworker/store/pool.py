@@ -6,11 +6,12 @@ import asyncio
 import ssl
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import asyncpg
 from asyncpg.pool import PoolAcquireContext
 
+from streamworker.errors import ConfigurationError
 from streamworker.settings import mask_url
 
 CONNECT_TIMEOUT = 10.0
@@ -18,6 +19,7 @@ ACQUIRE_TIMEOUT = 10.0
 CLOSE_TIMEOUT = 5.0
 # The client's own limit (seconds) for a statement that the server gives all the time it takes.
 LONGEST_STATEMENT = 24 * 3600.0
+FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")  # parameters of a URL
 
 # What a connection attempt raises; `explain` has a sentence for each.
 CONNECTION_ERRORS = (
@@ -141,6 +143,9 @@ def explain(error: BaseException, url: str) -> str:
     """One sentence for an error of connecting to, or talking with, the Postgres at `url`; no secret in it."""
     place = f"Postgres at {mask_url(url)}"
     match error:
+        case _ if blames_url(error, url):
+            reason = _unreadable_file(url) or _text(error, url)
+            return f"DATABASE_URL: expected postgresql://user@host:port/database, got {mask_url(url)}: {reason}"
         case TimeoutError():
             return f"{place} did not answer in time"
         case asyncpg.InvalidPasswordError() | asyncpg.InvalidAuthorizationSpecificationError():
@@ -154,10 +159,41 @@ def explain(error: BaseException, url: str) -> str:
             return f"{place} is not reachable: nothing listens there"
         case OSError():
             return f"{place} is not reachable: {_text(error, url)}"
-        case ValueError():
-            return f"DATABASE_URL: expected postgresql://user@host:port/database, got {mask_url(url)}: {_text(error, url)}"
         case _:
             return f"{place}: {_text(error, url)}"
+
+
+def refusal(error: BaseException, url: str) -> ConfigurationError | ConnectionError:
+    """The error, explained, for whoever cannot connect: ConfigurationError where waiting mends nothing."""
+    return (ConfigurationError if blames_url(error, url) else ConnectionError)(explain(error, url))
+
+
+def blames_url(error: BaseException, url: str) -> bool:
+    """Whether an error of connecting is about the URL itself, or a file that it names, and not about the server."""
+    match error:
+        case ssl.SSLError():  # first: that a server's certificate does not fit is a ValueError, too
+            return any(mark in str(error) for mark in ("[PEM", "[X509", "PEM lib"))
+        case FileNotFoundError() | PermissionError() | IsADirectoryError() | NotADirectoryError():  # or about the server's socket
+            return _unreadable_file(url) is not None
+        case UnicodeDecodeError():  # in what the server said
+            return False
+        case _:
+            return isinstance(error, ValueError)
+
+
+def _unreadable_file(url: str) -> str | None:
+    """The first file that a URL names and that cannot be read, with the reason."""
+    try:
+        named = [(name, path) for name, path in parse_qsl(urlsplit(url).query) if name in FILES]
+    except ValueError:
+        return None
+    for name, path in named:
+        try:
+            with open(path, "rb"):
+                pass
+        except OSError as error:
+            return f"{name}: {path}: {error.strerror}"
+    return None
 
 
 def _milliseconds(seconds: float) -> str:

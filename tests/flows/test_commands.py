@@ -10,8 +10,9 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from select import select
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -157,6 +158,33 @@ class TestSubmit:
         assert expected in done.err
         assert done.err.count("\n") == 1
         assert run("list", "--json").json == []
+
+    def test_a_long_submission_tells_how_far_it_is(self, run, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("streamworker.cli.progress.COUNT_EVERY", 1e-9)
+        done = run("submit", "scans", "c.txt")
+        assert UUID(done.out.strip())
+        lines = done.err.splitlines()
+        assert [line.partition(", ")[0] for line in lines[:-1]] == [f"submitting: {number} items so far" for number in (1, 2, 3)]
+        assert all(line.endswith("/s") for line in lines[:-1])
+
+    def test_on_a_terminal_the_count_is_live(self, run) -> None:
+        terminal, its_end = os.openpty()
+        program = [sys.executable, "-m", "streamworker", "submit", "--jsonl", "-"]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(program, stdin=pipe, stdout=pipe, stderr=its_end, env=os.environ | {"TERM": "xterm"}) as process:
+            os.close(its_end)
+            assert process.stdin is not None
+            shown, sent = b"", 0
+            while b"items so far" not in shown:
+                process.stdin.write(b"1\n")
+                process.stdin.flush()
+                sent += 1
+                if select([terminal], [], [], 0.05)[0]:
+                    shown += os.read(terminal, 4096)
+            out, _ = process.communicate(timeout=30)
+            assert process.returncode == 0
+        os.close(terminal)
+        assert run("status", out.decode().strip(), "--json").json["total"] == sent
 
     def test_the_same_id_twice_is_one_batch(self, run, files: Path) -> None:
         batch_id = str(uuid4())

@@ -53,6 +53,21 @@ async def test_twenty_at_once_migrate_once(empty_database_url: str) -> None:
     assert await on(empty_database_url, migrate) == []
 
 
+async def test_one_that_takes_long_is_not_broken_off(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = [*migrations(), (9999, "9999_slow.sql", "SELECT pg_sleep(2)")]
+    monkeypatch.setattr("streamworker.store.migrate.migrations", lambda: slow)
+
+    async def migrate_hastily() -> list[str]:
+        connection = await asyncpg.connect(empty_database_url, timeout=30, command_timeout=1)
+        try:
+            return await migrate(connection)
+        finally:
+            await connection.close(timeout=30)
+
+    applied = await asyncio.gather(migrate_hastily(), migrate_hastily())  # the second waits as long for the lock
+    assert sorted(applied, key=len) == [[], [*NAMES, "9999_slow.sql"]]
+
+
 def test_workers_that_start_at_once_on_an_empty_database_share_the_work(empty: Scene) -> None:
     workers = [empty.begin_worker(migrate="1") for _ in range(4)]
     for worker in workers:

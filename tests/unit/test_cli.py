@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
+import ssl
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +19,14 @@ import pytest
 from streamworker.broker.inspection import GroupFacts, RedisFacts, StreamFacts
 from streamworker.cli import main
 from streamworker.cli.doctor import judge_postgres, judge_redis, security_holes, version_numbers
-from streamworker.cli.progress import Lines, Rate, current, doing, remaining
+from streamworker.cli.progress import Count, Lines, Rate, current, doing, remaining
 from streamworker.cli.sources import LONGEST_LINE, Source
 from streamworker.cli.text import duration, escape, json_text, print_array, print_table
 from streamworker.errors import InvalidSubmission
 from streamworker.messages import ItemEvent, ProgressEvent
 from streamworker.settings import Settings
 from streamworker.store.inspection import PostgresFacts
+from streamworker.store.pool import blames_url
 
 HOSTILE = "\r\nFAKE \x1b[31m \u202e \x9b \u2028 \0 \ud800"
 
@@ -31,6 +35,15 @@ HOSTILE = "\r\nFAKE \x1b[31m \u202e \x9b \u2028 \0 \ud800"
 def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("STREAMWORKER_")] + ["REDIS_URL", "DATABASE_URL"]:
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _same_signals() -> Iterator[None]:
+    """What `run` listens to in this process, it does not listen to any longer."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, heard in kept.items():
+        signal.signal(number, heard)
 
 
 class TestArguments:
@@ -50,6 +63,7 @@ class TestArguments:
             (["submit", __file__, "--metadata", "[1]"], "--metadata: expected a JSON object"),
             (["submit", __file__, "--metadata", "{"], "--metadata: expected a JSON object"),
             (["submit", __file__, "--id", "5"], "ID: expected a UUID, got '5'"),
+            (["submit", __file__, "--id", ""], "ID: expected a UUID, got ''"),
             (["submit", __file__, "--max-attempts", "0"], "argument --max-attempts: expected a whole number from 1, got '0'"),
             (["submit", __file__, "--max-failures", "-1"], "argument --max-failures"),
             (["dead"], "the following arguments are required: ACTION"),
@@ -103,6 +117,52 @@ class TestArguments:
         assert "is not reachable: nothing listens there" in err
         assert err.count("\n") == 1
         assert "canary" not in err
+
+    @pytest.mark.parametrize("command", ["run", "list", "migrate"])
+    @pytest.mark.parametrize(
+        ("query", "reason"),
+        [
+            ("sslmode=bogus", "`sslmode` parameter must be one of: disable, allow, prefer, require, verify-ca, verify-full"),
+            ("sslmode=verify-full", 'root certificate file "/no/where/.postgresql/root.crt" does not exist or cannot be accessed'),
+            ("sslmode=require&sslrootcert=/no/where", "sslrootcert: /no/where: No such file or directory"),
+            ("sslmode=require&sslcert=/etc", "sslcert: /etc: Is a directory"),
+            (f"sslmode=require&sslcert={__file__}", "PEM"),
+            (f"sslmode=require&sslrootcert={__file__}", "no certificate or crl found"),
+        ],
+    )
+    def test_a_database_url_that_no_waiting_mends_is_refused(
+        self, command: str, query: str, reason: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("HOME", "/no/where")
+        url = f"postgresql://me:canary@127.0.0.1:1/db?{query}"
+        assert main([command, "--redis-url", "redis://127.0.0.1:1", "--database-url", url]) == 2
+        err = capsys.readouterr().err
+        shown = url.replace("canary", "***")
+        assert err.startswith(f"streamworker: DATABASE_URL: expected postgresql://user@host:port/database, got {shown}: ")
+        assert reason in err
+        assert err.count("\n") == 1
+
+    @pytest.mark.parametrize("command", ["run", "list"])
+    def test_a_bad_redis_url_is_refused_before_postgres_is_asked(self, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main([command, "--redis-url", "redis://:canary@h?flavour=sweet", "--database-url", "postgresql://me@127.0.0.1:1/db"]) == 2
+        err = capsys.readouterr().err
+        assert "REDIS_URL: expected redis://" in err
+        assert "flavour" in err
+        assert err.count("\n") == 1
+        assert "canary" not in err
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            ssl.SSLCertVerificationError(1, "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate"),
+            ssl.SSLError(1, "[SSL: TLSV1_ALERT_UNKNOWN_CA] tlsv1 alert unknown ca"),
+            FileNotFoundError(2, "No such file or directory"),
+            ConnectionRefusedError(111, "Connection refused"),
+            UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),
+        ],
+    )
+    def test_what_a_server_may_answer_otherwise_is_waited_out(self, error: Exception) -> None:
+        assert not blames_url(error, f"postgresql:///db?host=/no/where&sslrootcert={__file__}")
 
     def test_a_reader_that_goes_away_is_no_error(self) -> None:
         program = [sys.executable, "-m", "streamworker", "run", "--help"]
@@ -313,6 +373,11 @@ class TestProgress:
         now = 2.5
         view.show(event(7))
         assert [line.split()[2] for line in capsys.readouterr().out.splitlines()] == ["0/10", "4/10", "7/10"]
+
+    def test_a_count_passes_each_item_on_and_tells_the_pace_when_it_is_time(self) -> None:
+        moments, shown = iter([0.0, 1.0, 5.0, 6.0, 2000.0]), list[str]()
+        assert list(Count(shown.append, 5.0, lambda: next(moments)).of(iter("abcd"))) == ["a", "b", "c", "d"]
+        assert shown == ["submitting: 2 items so far, 0.4/s", "submitting: 4 items so far, 0.0/s"]
 
     def test_the_current_item_is_the_last_that_runs(self) -> None:
         items = [ItemEvent(0, "a", "processing", 1), ItemEvent(1, "b", "processing", 1), ItemEvent(2, "c", "completed", 1)]
