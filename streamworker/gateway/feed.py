@@ -42,6 +42,7 @@ class Feed:
         self._gap: Record | None = None
         self._highest_told = -1
         self._opened: tuple[Position, int] = (START, -1)
+        self._opened_in_step = False  # whether whoever has a token from then on knows what Postgres said then
         self._mended_at: Position | None = None
         self._ahead: tuple[Position, ProgressEvent] | None = None  # where somebody was shown a state that the stream had not told yet
         self._kept: tuple[bool, float, Frame] | None = None
@@ -84,7 +85,11 @@ class Feed:
 
     def open(self, snapshot: ProgressEvent) -> bool:
         """Begin with what Postgres says; False when even so events are missing."""
-        self._opened = (self.history.newest, snapshot.revision)
+        newest = self.history.newest
+        told = self.history.known_at(self.batch_id, newest)
+        self._opened = (newest, snapshot.revision)
+        # Else a token from here on may come from elsewhere, and stand for the stream alone, which was behind Postgres or is no more known.
+        self._opened_in_step = snapshot.revision == 0 or (told is not None and told >= snapshot.revision)
         self._take(snapshot)
         self._recall(snapshot)
         return self._hear_waiting()
@@ -94,7 +99,7 @@ class Feed:
         self.mending = False
         if snapshot.revision < self.revision:  # it was told wrongly, or is another batch of the same id
             self._seen, self._ahead, self._highest_told = Revisions(), None, -1
-            self._opened = (self.history.newest, snapshot.revision)
+            self._opened, self._opened_in_step = (self.history.newest, snapshot.revision), False
             self.watchers = dict.fromkeys(self.watchers, -1)
         if snapshot.revision > self.revision:
             self._mended_at = self.history.newest
@@ -174,8 +179,10 @@ class Feed:
             return None
         known = self.history.known_at(self.batch_id, token.position)
         known = -1 if known is None else known
-        if self._opened[0] <= token.position:
-            known = max(known, self._opened[1])
+        if self._opened[0] <= token.position and known < self._opened[1]:
+            if not self._opened_in_step:
+                return None
+            known = self._opened[1]
         if known < 0 or (self._ahead is not None and self._ahead[0] <= token.position and known < self._ahead[1].revision):
             return None
         found = chain(self.history.after(self.batch_id, token.position), known)

@@ -173,6 +173,47 @@ class TestWhatCannotBeProven:
             frames = frames if told(frames) else [await client.event()]
             assert (told(frames), frames[0]["reset"]) == ([("snapshot", 5)], True)
 
+    @pytest.mark.parametrize("status", ["processing", "completed"])
+    @pytest.mark.parametrize("remembered", [True, False])
+    async def test_what_was_never_published_to_who_is_the_first_to_come_back(
+        self, scene: LiveScene, monkeypatch: pytest.MonkeyPatch, status: str, remembered: bool
+    ) -> None:
+        monkeypatch.setattr("streamworker.gateway.resume.MOST_ENTRIES", 10)
+        other = await scene.submit()
+        async with scene.socket(scene.batch_id) as client:
+            await client.until("live")
+            await scene.step(1)
+            token = (await client.event())["id"]
+        if not remembered:
+            for revision in range(1, 12):
+                await other.step(revision)
+            await scene.caught_up()
+            async with scene.socket(scene.batch_id) as client:
+                token = (await client.until("live"))[-1]["id"]
+        await scene.record(5, status)
+        scene.hub._feeds._feeds.clear()  # nobody has watched it for a while
+        async with scene.socket(scene.batch_id, since=token) as client:
+            frames = await client.until("live")
+        assert (told(frames), frames[0]["reset"]) == ([("snapshot", 5)], True)
+        assert ("end" in [frame["type"] for frame in frames]) is (status == "completed")
+
+    async def test_what_is_published_after_another_gateway_was_shown_it(self, scene: LiveScene, redis_url: str, database_url: str) -> None:
+        token = await token_after(scene, 2)
+        await scene.record(5)
+        async with gateway_on(redis_url, database_url) as (port, hub):
+            other = LiveScene(port, hub, scene.connection, scene.broker, scene.batch_id)
+            async with other.socket(scene.batch_id) as client:
+                assert told(await client.until("live")) == [("snapshot", 5)]
+                async with scene.socket(scene.batch_id, since=token) as first:
+                    await scene.publish(scene.event(3))
+                    while (frame := await first.frame()).get("event", {}).get("revision") != 3:
+                        pass
+                for revision in (4, 5):
+                    await scene.publish(scene.event(revision))
+                await other.caught_up()
+                async with other.socket(scene.batch_id, since=frame["id"]) as late:
+                    assert told(await late.until("live")) in ([("event", 4), ("event", 5)], [("snapshot", 5)])
+
     async def test_where_the_others_were_shown_a_snapshot_since(self, scene: LiveScene) -> None:
         token = await token_after(scene, 2)
         async with scene.socket(scene.batch_id) as client:
