@@ -69,7 +69,7 @@ def build(
         middleware=[
             Middleware(Shield),
             Middleware(RequestBounds, requests),
-            Middleware(Access, Addresses(settings), keys, lasting, wrong_tokens),
+            Middleware(Access, Addresses(settings), keys, lasting, wrong_tokens, authorise is not None),
         ],
         exception_handlers={HTTPException: refused, BatchNotFound: not_found},
         lifespan=life,
