@@ -10,7 +10,7 @@ import msgspec
 from streamworker.broker.revisions import Revisions, Verdict
 from streamworker.gateway.connection import Connection
 from streamworker.gateway.frames import End, Event, Frame, Snapshot, frame
-from streamworker.gateway.resume import START, History, Position, Record, Since, Token, chain, scope_of
+from streamworker.gateway.resume import START, History, Position, Record, Since, Token, before, chain, scope_of
 from streamworker.messages import TERMINAL, ItemEvent, ProgressEvent, decode_event
 
 MOST_RECALLED = 500  # events that are read again for the first who watches a batch
@@ -56,6 +56,11 @@ class Feed:
     def ended(self) -> bool:
         """Whether the batch has a terminal status."""
         return self.state is not None and self.state.status in TERMINAL
+
+    @property
+    def told_to(self) -> Position:
+        """Up to where of the stream its events are told: not those that wait until Postgres has said what came before them."""
+        return before(self._waiting[0][0].position) if self._waiting else self.history.newest
 
     def is_fresh(self, now: float) -> bool:
         """Whether Postgres was asked a moment ago."""
@@ -219,7 +224,7 @@ class Feed:
         bare = bare or self.batch_id in connection.together
         if newer is not None and newer.revision > self.revision:
             event, shown = newer, self._snapshot(reset, newer)
-            self._ahead = (self.history.newest, newer)
+            self._ahead = (self.told_to, newer)
         else:
             event, shown = self.state, self._snapshot_frame(reset)
         connection.offer(shown.bare if bare else shown)
@@ -248,7 +253,7 @@ class Feed:
 
     def end_frame(self, event: ProgressEvent) -> Frame:
         """The frame that tells the end."""
-        token = Token(self.history.tag, self.history.newest, self.scope, event.revision)
+        token = Token(self.history.tag, self.told_to, self.scope, event.revision)
         return frame(End(self.batch_id, event.status), str(token))
 
     def _snapshot_frame(self, reset: bool) -> Frame:
@@ -260,4 +265,5 @@ class Feed:
         return self._kept[2]
 
     def _snapshot(self, reset: bool, event: ProgressEvent) -> Frame:
-        return frame(Snapshot(batch_id=self.batch_id, id=self.history.token(self.scope), reset=reset, event=event), often_bare=True)
+        token = self.history.token(self.scope, self.told_to)
+        return frame(Snapshot(batch_id=self.batch_id, id=token, reset=reset, event=event), often_bare=True)

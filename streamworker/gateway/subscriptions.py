@@ -104,7 +104,7 @@ class Subscriptions:
                 connection.offer(feed.end_frame(feed.state))
         told = [feed for feed, snapshot in found.items() if not isinstance(snapshot, BaseException)]
         if told:
-            token = self._history.token(told[0].scope_for(connection))
+            token = self._token(told[0].scope_for(connection), told)
             connection.offer(frame(Live(token) if bare else Live(token, told[0].batch_id)))
 
     def _complain(self, connection: Connection, batch_id: str, error: BaseException) -> None:
@@ -142,8 +142,16 @@ class Subscriptions:
                 self._renew(connection, [id for id, one in connection.together.items() if one == scope] or [batch_id], Since())
             else:
                 feed.show(connection, reset=True, bare=True)
-        for scope in {connection.together.get(id) or scope_of([id]) for id in connection.wanted}:
-            connection.offer(frame(Live(self._history.token(scope))))
+        told: dict[str, list[Feed]] = {}
+        for batch_id in connection.wanted:
+            scope = connection.together.get(batch_id) or scope_of([batch_id])
+            told.setdefault(scope, []).extend(feed for feed in [self._feeds.find(batch_id)] if feed is not None)
+        for scope, feeds in told.items():
+            connection.offer(frame(Live(self._token(scope, feeds))))
+
+    def _token(self, scope: str, told: Sequence[Feed]) -> str:
+        """The token of all that is told of these batches."""
+        return self._history.token(scope, min((feed.told_to for feed in told), default=None))
 
 
 async def _caught(work: Coroutine[Any, Any, ProgressEvent | None]) -> ProgressEvent | BaseException | None:

@@ -12,7 +12,7 @@ import httpx
 import pytest
 import websockets
 
-from streamworker.messages import encode_event
+from streamworker.messages import ProgressEvent, encode_event
 from tests.flows.processors import sleep
 from tests.flows.scene import Scene
 from tests.gateway.live_scene import Frame, LiveScene, gateway_on, live_scene_on
@@ -213,6 +213,32 @@ class TestWhatCannotBeProven:
                 await other.caught_up()
                 async with other.socket(scene.batch_id, since=frame["id"]) as late:
                     assert told(await late.until("live")) in ([("event", 4), ("event", 5)], [("snapshot", 5)])
+
+    async def test_no_id_stands_for_an_event_that_waits_for_those_before_it(
+        self, scene: LiveScene, redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        read, answered = scene.hub._reader.read, asyncio.Event()
+
+        async def read_late(batch_id: str) -> ProgressEvent:
+            await answered.wait()
+            return await read(batch_id)
+
+        async with scene.socket(scene.batch_id) as client:
+            await client.until("live")
+            await scene.step(1)
+            await client.event()
+            monkeypatch.setattr(scene.hub._reader, "read", read_late)
+            await scene.step(5)
+            await scene.caught_up()
+            async with scene.socket(scene.batch_id) as late:
+                frames = await late.until("live")
+            assert told(frames) == [("snapshot", 1)]
+            answered.set()
+        async with gateway_on(redis_url, database_url) as (port, hub):
+            other = LiveScene(port, hub, scene.connection, scene.broker, scene.batch_id)
+            for frame in frames:
+                async with other.socket(scene.batch_id, since=frame["id"]) as client:
+                    assert told(await client.until("live")) == [("snapshot", 5)]
 
     async def test_where_the_others_were_shown_a_snapshot_since(self, scene: LiveScene) -> None:
         token = await token_after(scene, 2)
