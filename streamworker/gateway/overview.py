@@ -31,7 +31,7 @@ SCOPE = scope_of([ALL])
 class _Known:
     """The newest state of one batch, and when it was told."""
 
-    __slots__ = ("event", "frame", "reset", "silent_since", "told_at")
+    __slots__ = ("event", "frame", "reset", "shown", "silent_since", "told_at")
 
     def __init__(self, event: ProgressEvent, silent_since: Position | None = None, *, reset: bool = False) -> None:
         self.event = event
@@ -39,6 +39,14 @@ class _Known:
         self.silent_since = silent_since  # where the stream was when Postgres told what it had not
         self.told_at = 0.0
         self.frame: Frame | None = None
+        self.shown: dict[bool, Frame] = {}  # to those who come, by `reset`
+
+    def snapshot(self, reset: bool) -> Frame:
+        """The frame for a client that comes, made once for all who come."""
+        if reset not in self.shown:
+            event = msgspec.structs.replace(self.event, items=[])
+            self.shown[reset] = frame(Snapshot(batch_id=event.batch_id, reset=reset, event=event))
+        return self.shown[reset]
 
 
 class Overview:
@@ -57,6 +65,7 @@ class Overview:
         self.interest = 0  # clients that are about to watch
         self.read_at = 0.0
         self._left_at = 0.0
+        self._opening = asyncio.Lock()
         self._known: dict[str, _Known] = {}
         self._due: dict[str, Position] = {}  # batches that have changed, and since where; the first is the oldest
         self._asking: set[asyncio.Future[None]] = set()
@@ -82,6 +91,12 @@ class Overview:
             self._tell(event.batch_id, known)
         else:
             self._due.setdefault(event.batch_id, record.position)
+
+    async def catch_up(self, fresh: float) -> None:
+        """Ask Postgres, unless that was done within so many seconds: of many who come at the same time one asks for all."""
+        async with self._opening:
+            if time.monotonic() - self.read_at > fresh:
+                await self.read()
 
     async def read(self) -> None:
         """Ask Postgres; tell what the stream has not told."""
@@ -160,8 +175,7 @@ class Overview:
             self._replay(connection, token.position)
         else:
             for batch_id, known in self._known.items():
-                event = msgspec.structs.replace(known.event, items=[])
-                self._offer(connection, batch_id, frame(Snapshot(batch_id=batch_id, reset=since is not None, event=event)))
+                self._offer(connection, batch_id, known.snapshot(since is not None))
         connection.offer_state(ALL, frame(Live(self.history.token(connection.together.get(ALL, SCOPE)), ALL)))
 
     def leave(self, connection: Connection) -> None:

@@ -120,7 +120,7 @@ class Subscriptions:
         try:
             while time.monotonic() - self._overview.read_at > FRESH:
                 try:
-                    await self._overview.read()
+                    await self._overview.catch_up(FRESH)
                 except OUTAGE_ERRORS as error:
                     self._note_postgres(False, error)
                     await asyncio.sleep(QUIET)
