@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 import msgspec
@@ -149,9 +149,11 @@ class Overview:
         self.read_at = 0.0
 
     def drop(self, batch_id: str) -> None:
-        """The batch is no more."""
+        """The batch is no more, or no more of those that are told: so much and no more waits for whoever reads slowly."""
         self._known.pop(batch_id, None)
         self._due.pop(batch_id, None)
+        for connection in self.watchers:
+            connection.forget_state(batch_id)
 
     def tell_due(self) -> float | None:
         """Tell what has waited long enough; returns when to come again (seconds), None when nothing waits."""
@@ -170,9 +172,11 @@ class Overview:
         for batch_id in list(self._due):  # or it would be told of these once more
             self._tell(batch_id, self._known[batch_id])
         self.watchers.add(connection)
+        connection.forget_states()
         token = None if since is None else since.token
-        if token is not None and self.history.covers(token):
-            self._replay(connection, token.position)
+        changed = self.history.changed_after(token.position) if token is not None and self.history.covers(token) else None
+        if token is not None and changed is not None and len(changed) <= MOST_KNOWN:
+            self._replay(connection, changed, token.position)
         else:
             for batch_id, known in self._known.items():
                 self._offer(connection, batch_id, known.snapshot(since is not None))
@@ -186,8 +190,8 @@ class Overview:
             self.watchers.remove(connection)
             self._left_at = time.monotonic()
 
-    def _replay(self, connection: Connection, position: Position) -> None:
-        for batch_id in self.history.changed_after(position):
+    def _replay(self, connection: Connection, changed: Iterable[str], position: Position) -> None:
+        for batch_id in changed:
             known = self._known.get(batch_id)
             if known is None:
                 last = self.history.last_of(batch_id, 1)

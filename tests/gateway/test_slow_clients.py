@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from streamworker.gateway import connection as outbox
-from streamworker.gateway.resume import Since
+from streamworker.gateway.resume import Since, read_since
 from streamworker.messages import ItemEvent, ProgressEvent
 from streamworker.store import progress
 from streamworker.store.pool import Pool
@@ -151,6 +151,28 @@ async def test_of_all_batches_only_the_newest_state_waits(scene: LiveScene) -> N
         while revisions[-1] < 5:
             revisions.append((await client.event())["event"]["revision"])
         assert revisions == sorted(set(revisions))
+
+
+async def test_of_all_batches_no_more_wait_than_are_told(scene: LiveScene, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, number in (("NEWEST", 3), ("MOST_OPEN", 3), ("MOST_KNOWN", 6)):
+        monkeypatch.setattr(f"streamworker.gateway.overview.{name}", number)
+    sleeper = scene.hub.admit()
+    assert sleeper is not None
+    async with scene.socket("*") as client:
+        token = (await client.until("live"))[-1]["id"]
+        await scene.hub.subscribe(sleeper, ["*"])
+        for _ in range(20):
+            batch = await scene.submit()
+            await batch.step(1, "completed")
+            while (frame := await client.event())["batch_id"] != str(batch.batch_id) or frame["event"]["revision"] != 1:
+                pass
+            assert len(sleeper._states) <= 7  # and `live`
+        assert b'"revision":1' in sleeper._states[str(batch.batch_id)].json
+        for _ in range(2):
+            await scene.hub.subscribe(sleeper, ["*"], read_since(token))
+            assert len(sleeper._states) <= 7
+            assert {b'"reset":true' in frame.json for frame in sleeper._states.values() if frame.kind == "snapshot"} == {True}
+    scene.hub.leave(sleeper)
 
 
 async def test_nothing_is_left_of_those_who_have_gone(scene: LiveScene) -> None:
