@@ -87,7 +87,7 @@ class Connection:
         self._wake()
 
     def offer_missed(self, frames: Iterable[Frame]) -> None:
-        """Send these first: they are older than all that waits. They are kept for others anyway, so there is no bound to them here."""
+        """Send these first: they are older than all that waits. Who offers them sees to it that they are not too many."""
         self._missed.extend(frames)
         self._wake()
 

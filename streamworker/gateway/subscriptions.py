@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from streamworker.errors import BatchNotFound
-from streamworker.gateway.connection import Connection
+from streamworker.gateway.connection import MOST_BYTES, Connection
 from streamworker.gateway.feed import FRESH, Feed
 from streamworker.gateway.feeds import QUIET, Feeds
 from streamworker.gateway.frames import ALL, Complaint, Live, frame
@@ -93,19 +93,29 @@ class Subscriptions:
             if isinstance(snapshot, BaseException):
                 self._complain(connection, feed.batch_id, snapshot)
             elif feed.batch_id in connection.wanted:
+                if connection in feed.watchers:
+                    connection.forget(feed.batch_id)  # what waits would be told twice
                 records = feed.join(connection, snapshot, since, bare=bare)
                 if records is not None:
                     resumed.append(feed)
                     missed += [(feed, record) for record in records]
+        self._tell_missed(connection, resumed, missed)
+        told = [feed for feed, snapshot in found.items() if not isinstance(snapshot, BaseException)]
+        if told:
+            token = self._token(told[0].scope_for(connection), told)
+            connection.offer(frame(Live(token) if bare else Live(token, told[0].batch_id)))
+
+    def _tell_missed(self, connection: Connection, resumed: Sequence[Feed], missed: Sequence[tuple[Feed, Record]]) -> None:
+        own = sum(len(record.raw) for feed, record in missed if feed.scope_for(connection) != feed.scope)
+        if own > MOST_BYTES:  # the frames of those who asked for several batches are made for them alone
+            for feed in resumed:
+                feed.show(connection, reset=True)
+            return
         in_order = sorted(missed, key=lambda one: one[1].position)  # of several batches, as it happened
         connection.offer_missed(feed.event_frame(record, feed.scope_for(connection)) for feed, record in in_order)
         for feed in resumed:
             if feed.ended and feed.state is not None:
                 connection.offer(feed.end_frame(feed.state))
-        told = [feed for feed, snapshot in found.items() if not isinstance(snapshot, BaseException)]
-        if told:
-            token = self._token(told[0].scope_for(connection), told)
-            connection.offer(frame(Live(token) if bare else Live(token, told[0].batch_id)))
 
     def _complain(self, connection: Connection, batch_id: str, error: BaseException) -> None:
         connection.wanted.discard(batch_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import httpx
 import pytest
 import websockets
 
+from streamworker.gateway.resume import read_since
 from streamworker.messages import ProgressEvent, encode_event
 from tests.flows.processors import sleep
 from tests.flows.scene import Scene
@@ -122,6 +124,25 @@ class TestWhatWasMissed:
             frames = await client.until("live")
             frames = frames if len(frames) == 4 else [*frames, await client.event()]
         assert sorted(told(frames)) == [("event", 1), ("event", 2), ("snapshot", 0)]  # of the new one the stream has not told
+
+    async def test_once_by_who_asks_again_before_it_has_come(self, scene: LiveScene) -> None:
+        token = await token_after(scene, 2)
+        for revision in (3, 4):
+            await scene.step(revision)
+        await scene.caught_up()
+        client = scene.hub.admit()
+        assert client is not None
+        for _ in range(2):
+            await scene.hub.subscribe(client, [str(scene.batch_id)], read_since(token))
+        await scene.step(5, "completed")
+        await scene.caught_up()
+        client.close(1000, "")
+        frames = []
+        while (frame := await client.next()) is not None:
+            frames.append(json.loads(frame.json))
+        scene.hub.leave(client)
+        assert told(frames) == [("event", 3), ("event", 4), ("event", 5)]
+        assert [frame["type"] for frame in frames[2:]] == ["live", "event", "end"]
 
     async def test_a_revision_says_that_no_snapshot_is_needed(self, scene: LiveScene) -> None:
         await scene.record(3)
@@ -239,6 +260,24 @@ class TestWhatCannotBeProven:
             for frame in frames:
                 async with other.socket(scene.batch_id, since=frame["id"]) as client:
                     assert told(await client.until("live")) == [("snapshot", 5)]
+
+    async def test_more_than_is_kept_for_one_who_asked_for_several(self, scene: LiveScene, monkeypatch: pytest.MonkeyPatch) -> None:
+        other = await scene.submit()
+        async with scene.socket(scene.batch_id, other.batch_id) as client:
+            token = (await client.until("live"))[-1]["id"]
+        for revision in (1, 2, 3):
+            await scene.step(revision)
+        await other.step(1, "completed")
+        await scene.caught_up()
+        for bound, kind, reset in ((10_000, "event", None), (1_000, "snapshot", True)):
+            monkeypatch.setattr("streamworker.gateway.subscriptions.MOST_BYTES", bound)
+            async with scene.socket(scene.batch_id, other.batch_id, since=token) as client:
+                frames = await client.until("live")
+            last = {
+                frame["batch_id"]: (frame["type"], frame["event"]["revision"], frame.get("reset")) for frame in frames if "event" in frame
+            }
+            assert last == {str(scene.batch_id): (kind, 3, reset), str(other.batch_id): (kind, 1, reset)}
+            assert [frame["batch_id"] for frame in frames if frame["type"] == "end"] == [str(other.batch_id)]
 
     async def test_where_the_others_were_shown_a_snapshot_since(self, scene: LiveScene) -> None:
         token = await token_after(scene, 2)
