@@ -15,6 +15,7 @@ from streamworker.gateway.connection import Connection
 from streamworker.gateway.frames import ALL, Event, Frame, Live, Snapshot, frame
 from streamworker.gateway.reader import Reader
 from streamworker.gateway.resume import History, Position, Record, Since, before, scope_of
+from streamworker.gateway.rights import groups
 from streamworker.messages import TERMINAL, ProgressEvent, decode_event
 from streamworker.store import progress
 from streamworker.store.pool import Pool
@@ -249,8 +250,8 @@ class Overview:
     async def ask_about_all(self, connection: Connection) -> None:
         """Find out which of the present batches this client may see, so that it is told of them first."""
         if connection.ask is not None:
-            for batch_id in [id for id in self._known if id not in connection.visible]:
-                await self._learn(connection, batch_id)
+            for group in groups([id for id in self._known if id not in connection.visible]):
+                await asyncio.gather(*(self._learn(connection, batch_id) for batch_id in group))
 
     async def _ask(self, connection: Connection, batch_id: str) -> None:
         await self._learn(connection, batch_id)
