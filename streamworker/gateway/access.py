@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from streamworker.gateway.addresses import Addresses, cookie_name, header
 from streamworker.gateway.answers import JSON, refuse
 from streamworker.gateway.lasting import Lasting
-from streamworker.gateway.limits import Rate, client_of
+from streamworker.gateway.limits import Rate, client_of, is_from_this_machine
 from streamworker.gateway.sessions import NOBODY, OPERATOR, READ, Keys, Visitor, read_subprotocol
 
 log = logging.getLogger("streamworker.gateway")
@@ -31,6 +31,9 @@ NOT_OURS = "Host: expected a name of this gateway (STREAMWORKER_GATEWAY_HOSTS ad
 NOT_OUR_PAGE = "Origin: expected that of the gateway's own page (STREAMWORKER_GATEWAY_ORIGINS adds others), or a Bearer token without one"
 NOT_JSON = "Content-Type: expected application/json"
 WHO = "expected a token: Authorization: Bearer ..., or a session of the page"
+ELSEWHERE = (
+    "expected a client on this machine: others may come once there is a STREAMWORKER_GATEWAY_TOKEN, or authorise says who may see what"
+)
 READ_ONLY = "the read-only token may not do this: expected the operator's"
 TOO_MANY_TRIES = "too many wrong tokens from this address: wait a minute"
 
@@ -47,14 +50,15 @@ def note(connection: HTTPConnection, what: str, **fields: object) -> None:
 
 
 class Access:
-    """ASGI middleware that lets through what may pass."""
+    """ASGI middleware that lets through what may pass. `asks`: the user's own hook decides who may see what, also without any token."""
 
-    def __init__(self, app: ASGIApp, addresses: Addresses, keys: Keys, lasting: Lasting, wrong_tokens: Rate) -> None:
+    def __init__(self, app: ASGIApp, addresses: Addresses, keys: Keys, lasting: Lasting, wrong_tokens: Rate, asks: bool) -> None:
         self._app = app
         self._addresses = addresses
         self._keys = keys
         self._lasting = lasting
         self._wrong_tokens = wrong_tokens
+        self._asks = asks
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -73,7 +77,7 @@ class Access:
             return await refuse(scope, receive, send, 403, NOT_OUR_PAGE)
         if scope.get("method") in ("POST", "PUT", "PATCH") and not _is_json(scope):
             return await refuse(scope, receive, send, 415, NOT_JSON)
-        if not _is_open(path) and (complaint := _missing_right(scope, visitor)):
+        if not _is_open(path) and (complaint := self._missing_right(scope, visitor)):
             return await refuse(scope, receive, send, *complaint)
         scope.setdefault("state", {})[VISITOR] = visitor
         return await self._lasting.run(self._app, scope, receive, send, visitor)
@@ -86,7 +90,8 @@ class Access:
 
     def _identify(self, scope: Scope, credential: str | None) -> Visitor:
         if not self._keys.required:
-            return Visitor(OPERATOR)
+            # Mounted in another app we cannot know what that listens on, and a Host is easily forged where no browser sends it.
+            return Visitor(OPERATOR) if self._asks or is_from_this_machine(scope) else NOBODY
         if credential is not None:
             visitor = self._keys.by_token(credential)
             if visitor.role is None:
@@ -95,6 +100,13 @@ class Access:
             return visitor
         found = (self._keys.by_cookie(text) for text in _cookies(scope))
         return next((visitor for visitor in found if visitor.role is not None), NOBODY)
+
+    def _missing_right(self, scope: Scope, visitor: Visitor) -> tuple[int, str] | None:
+        if visitor.role is None:
+            return (401, WHO) if self._keys.required else (403, ELSEWHERE)
+        if visitor.role == READ and scope.get("method", "GET") not in SAFE:
+            return 403, READ_ONLY
+        return None
 
 
 def _needs_origin(scope: Scope) -> bool:
@@ -130,11 +142,3 @@ def _is_json(scope: Scope) -> bool:
 
 def _is_open(path: str) -> bool:
     return path in OPEN or path.startswith(OPEN_FOLDER)
-
-
-def _missing_right(scope: Scope, visitor: Visitor) -> tuple[int, str] | None:
-    if visitor.role is None:
-        return 401, WHO
-    if visitor.role == READ and scope.get("method", "GET") not in SAFE:
-        return 403, READ_ONLY
-    return None

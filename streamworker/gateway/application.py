@@ -34,7 +34,7 @@ def app(
 
     Settings come from the environment unless given. `authorise(request_or_websocket, batch_id)` returns, or is awaited for, whether
     this client may see (and, by its role, change) this batch; None stands for what belongs to no single one: the list (which leaves
-    out what may not be seen), the workers, the queue, the dead letters. It is asked for each batch on every route.
+    out what may not be seen), the workers, the queue, the dead letters. It is asked for each batch on every route, for many at once.
     Connections are opened at the first request and closed when the event loop ends; where the parent's lifespan enters
     `app.router.lifespan_context(app)`, at its start and its end. Raises ConfigurationError.
     """
@@ -69,7 +69,7 @@ def build(
         middleware=[
             Middleware(Shield),
             Middleware(RequestBounds, requests),
-            Middleware(Access, Addresses(settings), keys, lasting, wrong_tokens),
+            Middleware(Access, Addresses(settings), keys, lasting, wrong_tokens, authorise is not None),
         ],
         exception_handlers={HTTPException: refused, BatchNotFound: not_found},
         lifespan=life,

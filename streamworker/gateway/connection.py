@@ -18,7 +18,8 @@ class Connection:
     """What one client watches and what it has yet to be sent.
 
     Frames are shared among the clients. One that reads too slowly loses the frames of its batches, and gets the state of each
-    of them (`resync`) once it has read what else was waiting. Of a batch in the list of all only the newest state waits.
+    of them (`resync`) once it has read what else was waiting. Of a batch in the list of all only the newest state waits, and
+    only while it is in that list.
     """
 
     __slots__ = (
@@ -86,7 +87,7 @@ class Connection:
         self._wake()
 
     def offer_missed(self, frames: Iterable[Frame]) -> None:
-        """Send these first: they are older than all that waits. They are kept for others anyway, so there is no bound to them here."""
+        """Send these first: they are older than all that waits. Who offers them sees to it that they are not too many."""
         self._missed.extend(frames)
         self._wake()
 
@@ -100,6 +101,14 @@ class Connection:
             return
         self._states[key] = frame.bare if key in self._states else frame
         self._wake()
+
+    def forget_state(self, key: str) -> None:
+        """What is waiting under this key is of no interest any more."""
+        self._states.pop(key, None)
+
+    def forget_states(self) -> None:
+        """All of that is told anew."""
+        self._states.clear()
 
     def _is_empty(self) -> bool:
         return not (self._missed or self._frames or self._states or self._stale or self.closing)

@@ -10,7 +10,7 @@ import msgspec
 from streamworker.broker.revisions import Revisions, Verdict
 from streamworker.gateway.connection import Connection
 from streamworker.gateway.frames import End, Event, Frame, Snapshot, frame
-from streamworker.gateway.resume import START, History, Position, Record, Since, Token, chain, scope_of
+from streamworker.gateway.resume import START, History, Position, Record, Since, Token, before, chain, scope_of
 from streamworker.messages import TERMINAL, ItemEvent, ProgressEvent, decode_event
 
 MOST_RECALLED = 500  # events that are read again for the first who watches a batch
@@ -42,6 +42,7 @@ class Feed:
         self._gap: Record | None = None
         self._highest_told = -1
         self._opened: tuple[Position, int] = (START, -1)
+        self._opened_in_step = False  # whether whoever has a token from then on knows what Postgres said then
         self._mended_at: Position | None = None
         self._ahead: tuple[Position, ProgressEvent] | None = None  # where somebody was shown a state that the stream had not told yet
         self._kept: tuple[bool, float, Frame] | None = None
@@ -55,6 +56,11 @@ class Feed:
     def ended(self) -> bool:
         """Whether the batch has a terminal status."""
         return self.state is not None and self.state.status in TERMINAL
+
+    @property
+    def told_to(self) -> Position:
+        """Up to where of the stream its events are told: not those that wait until Postgres has said what came before them."""
+        return before(self._waiting[0][0].position) if self._waiting else self.history.newest
 
     def is_fresh(self, now: float) -> bool:
         """Whether Postgres was asked a moment ago."""
@@ -84,7 +90,11 @@ class Feed:
 
     def open(self, snapshot: ProgressEvent) -> bool:
         """Begin with what Postgres says; False when even so events are missing."""
-        self._opened = (self.history.newest, snapshot.revision)
+        newest = self.history.newest
+        told = self.history.known_at(self.batch_id, newest)
+        self._opened = (newest, snapshot.revision)
+        # Else a token from here on may come from elsewhere, and stand for the stream alone, which was behind Postgres or is no more known.
+        self._opened_in_step = snapshot.revision == 0 or (told is not None and told >= snapshot.revision)
         self._take(snapshot)
         self._recall(snapshot)
         return self._hear_waiting()
@@ -94,7 +104,7 @@ class Feed:
         self.mending = False
         if snapshot.revision < self.revision:  # it was told wrongly, or is another batch of the same id
             self._seen, self._ahead, self._highest_told = Revisions(), None, -1
-            self._opened = (self.history.newest, snapshot.revision)
+            self._opened, self._opened_in_step = (self.history.newest, snapshot.revision), False
             self.watchers = dict.fromkeys(self.watchers, -1)
         if snapshot.revision > self.revision:
             self._mended_at = self.history.newest
@@ -174,8 +184,10 @@ class Feed:
             return None
         known = self.history.known_at(self.batch_id, token.position)
         known = -1 if known is None else known
-        if self._opened[0] <= token.position:
-            known = max(known, self._opened[1])
+        if self._opened[0] <= token.position and known < self._opened[1]:
+            if not self._opened_in_step:
+                return None
+            known = self._opened[1]
         if known < 0 or (self._ahead is not None and self._ahead[0] <= token.position and known < self._ahead[1].revision):
             return None
         found = chain(self.history.after(self.batch_id, token.position), known)
@@ -212,7 +224,7 @@ class Feed:
         bare = bare or self.batch_id in connection.together
         if newer is not None and newer.revision > self.revision:
             event, shown = newer, self._snapshot(reset, newer)
-            self._ahead = (self.history.newest, newer)
+            self._ahead = (self.told_to, newer)
         else:
             event, shown = self.state, self._snapshot_frame(reset)
         connection.offer(shown.bare if bare else shown)
@@ -241,7 +253,7 @@ class Feed:
 
     def end_frame(self, event: ProgressEvent) -> Frame:
         """The frame that tells the end."""
-        token = Token(self.history.tag, self.history.newest, self.scope, event.revision)
+        token = Token(self.history.tag, self.told_to, self.scope, event.revision)
         return frame(End(self.batch_id, event.status), str(token))
 
     def _snapshot_frame(self, reset: bool) -> Frame:
@@ -253,4 +265,5 @@ class Feed:
         return self._kept[2]
 
     def _snapshot(self, reset: bool, event: ProgressEvent) -> Frame:
-        return frame(Snapshot(batch_id=self.batch_id, id=self.history.token(self.scope), reset=reset, event=event), often_bare=True)
+        token = self.history.token(self.scope, self.told_to)
+        return frame(Snapshot(batch_id=self.batch_id, id=token, reset=reset, event=event), often_bare=True)

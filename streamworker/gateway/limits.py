@@ -89,6 +89,14 @@ def is_this_machine(address: str) -> bool:
         return False
 
 
+def is_from_this_machine(scope: Scope) -> bool:
+    """Whether a request came over the loopback interface or by a unix socket. A TCP client that is gone already has no address, too."""
+    if client_of(scope):
+        return is_this_machine(client_of(scope))
+    server = scope.get("server")
+    return server is not None and server[1] is None
+
+
 class RequestBounds:
     """ASGI middleware that refuses what comes too fast, or says too much before its body."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 import msgspec
@@ -15,6 +15,7 @@ from streamworker.gateway.connection import Connection
 from streamworker.gateway.frames import ALL, Event, Frame, Live, Snapshot, frame
 from streamworker.gateway.reader import Reader
 from streamworker.gateway.resume import History, Position, Record, Since, before, scope_of
+from streamworker.gateway.rights import groups
 from streamworker.messages import TERMINAL, ProgressEvent, decode_event
 from streamworker.store import progress
 from streamworker.store.pool import Pool
@@ -31,7 +32,7 @@ SCOPE = scope_of([ALL])
 class _Known:
     """The newest state of one batch, and when it was told."""
 
-    __slots__ = ("event", "frame", "reset", "silent_since", "told_at")
+    __slots__ = ("event", "frame", "reset", "shown", "silent_since", "told_at")
 
     def __init__(self, event: ProgressEvent, silent_since: Position | None = None, *, reset: bool = False) -> None:
         self.event = event
@@ -39,6 +40,14 @@ class _Known:
         self.silent_since = silent_since  # where the stream was when Postgres told what it had not
         self.told_at = 0.0
         self.frame: Frame | None = None
+        self.shown: dict[bool, Frame] = {}  # to those who come, by `reset`
+
+    def snapshot(self, reset: bool) -> Frame:
+        """The frame for a client that comes, made once for all who come."""
+        if reset not in self.shown:
+            event = msgspec.structs.replace(self.event, items=[])
+            self.shown[reset] = frame(Snapshot(batch_id=event.batch_id, reset=reset, event=event))
+        return self.shown[reset]
 
 
 class Overview:
@@ -57,6 +66,7 @@ class Overview:
         self.interest = 0  # clients that are about to watch
         self.read_at = 0.0
         self._left_at = 0.0
+        self._opening = asyncio.Lock()
         self._known: dict[str, _Known] = {}
         self._due: dict[str, Position] = {}  # batches that have changed, and since where; the first is the oldest
         self._asking: set[asyncio.Future[None]] = set()
@@ -82,6 +92,12 @@ class Overview:
             self._tell(event.batch_id, known)
         else:
             self._due.setdefault(event.batch_id, record.position)
+
+    async def catch_up(self, fresh: float) -> None:
+        """Ask Postgres, unless that was done within so many seconds: of many who come at the same time one asks for all."""
+        async with self._opening:
+            if time.monotonic() - self.read_at > fresh:
+                await self.read()
 
     async def read(self) -> None:
         """Ask Postgres; tell what the stream has not told."""
@@ -134,9 +150,11 @@ class Overview:
         self.read_at = 0.0
 
     def drop(self, batch_id: str) -> None:
-        """The batch is no more."""
+        """The batch is no more, or no more of those that are told: so much and no more waits for whoever reads slowly."""
         self._known.pop(batch_id, None)
         self._due.pop(batch_id, None)
+        for connection in self.watchers:
+            connection.forget_state(batch_id)
 
     def tell_due(self) -> float | None:
         """Tell what has waited long enough; returns when to come again (seconds), None when nothing waits."""
@@ -155,13 +173,14 @@ class Overview:
         for batch_id in list(self._due):  # or it would be told of these once more
             self._tell(batch_id, self._known[batch_id])
         self.watchers.add(connection)
+        connection.forget_states()
         token = None if since is None else since.token
-        if token is not None and self.history.covers(token):
-            self._replay(connection, token.position)
+        changed = self.history.changed_after(token.position) if token is not None and self.history.covers(token) else None
+        if token is not None and changed is not None and len(changed) <= MOST_KNOWN:
+            self._replay(connection, changed, token.position)
         else:
             for batch_id, known in self._known.items():
-                event = msgspec.structs.replace(known.event, items=[])
-                self._offer(connection, batch_id, frame(Snapshot(batch_id=batch_id, reset=since is not None, event=event)))
+                self._offer(connection, batch_id, known.snapshot(since is not None))
         connection.offer_state(ALL, frame(Live(self.history.token(connection.together.get(ALL, SCOPE)), ALL)))
 
     def leave(self, connection: Connection) -> None:
@@ -172,8 +191,8 @@ class Overview:
             self.watchers.remove(connection)
             self._left_at = time.monotonic()
 
-    def _replay(self, connection: Connection, position: Position) -> None:
-        for batch_id in self.history.changed_after(position):
+    def _replay(self, connection: Connection, changed: Iterable[str], position: Position) -> None:
+        for batch_id in changed:
             known = self._known.get(batch_id)
             if known is None:
                 last = self.history.last_of(batch_id, 1)
@@ -231,8 +250,8 @@ class Overview:
     async def ask_about_all(self, connection: Connection) -> None:
         """Find out which of the present batches this client may see, so that it is told of them first."""
         if connection.ask is not None:
-            for batch_id in [id for id in self._known if id not in connection.visible]:
-                await self._learn(connection, batch_id)
+            for group in groups([id for id in self._known if id not in connection.visible]):
+                await asyncio.gather(*(self._learn(connection, batch_id) for batch_id in group))
 
     async def _ask(self, connection: Connection, batch_id: str) -> None:
         await self._learn(connection, batch_id)

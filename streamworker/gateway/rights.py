@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -13,6 +14,7 @@ from streamworker.gateway.answers import Refusal
 
 Authorise = Callable[[Any, UUID | None], bool | Awaitable[bool]]
 Row = TypeVar("Row")
+AT_ONCE = 50
 
 
 async def is_allowed(connection: HTTPConnection, batch_id: UUID | str | None) -> bool:
@@ -32,4 +34,13 @@ async def require(connection: HTTPConnection, batch_id: UUID | None) -> None:
 
 async def only_allowed(connection: HTTPConnection, rows: list[Row], id_of: Callable[[Row], UUID | str]) -> list[Row]:
     """Those rows whose batch this client may see."""
-    return [row for row in rows if await is_allowed(connection, id_of(row))]
+    kept: list[Row] = []
+    for group in groups(rows):
+        verdicts = await asyncio.gather(*(is_allowed(connection, id_of(row)) for row in group))
+        kept += [row for row, allowed in zip(group, verdicts, strict=True) if allowed]
+    return kept
+
+
+def groups(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    """The rows in portions of which the hook is asked at once: it may well ask a server itself."""
+    return (rows[start : start + AT_ONCE] for start in range(0, len(rows), AT_ONCE))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from streamworker.errors import BatchNotFound
-from streamworker.gateway.connection import Connection
+from streamworker.gateway.connection import MOST_BYTES, Connection
 from streamworker.gateway.feed import FRESH, Feed
 from streamworker.gateway.feeds import QUIET, Feeds
 from streamworker.gateway.frames import ALL, Complaint, Live, frame
@@ -93,19 +93,29 @@ class Subscriptions:
             if isinstance(snapshot, BaseException):
                 self._complain(connection, feed.batch_id, snapshot)
             elif feed.batch_id in connection.wanted:
+                if connection in feed.watchers:
+                    connection.forget(feed.batch_id)  # what waits would be told twice
                 records = feed.join(connection, snapshot, since, bare=bare)
                 if records is not None:
                     resumed.append(feed)
                     missed += [(feed, record) for record in records]
+        self._tell_missed(connection, resumed, missed)
+        told = [feed for feed, snapshot in found.items() if not isinstance(snapshot, BaseException)]
+        if told:
+            token = self._token(told[0].scope_for(connection), told)
+            connection.offer(frame(Live(token) if bare else Live(token, told[0].batch_id)))
+
+    def _tell_missed(self, connection: Connection, resumed: Sequence[Feed], missed: Sequence[tuple[Feed, Record]]) -> None:
+        own = sum(len(record.raw) for feed, record in missed if feed.scope_for(connection) != feed.scope)
+        if own > MOST_BYTES:  # the frames of those who asked for several batches are made for them alone
+            for feed in resumed:
+                feed.show(connection, reset=True)
+            return
         in_order = sorted(missed, key=lambda one: one[1].position)  # of several batches, as it happened
         connection.offer_missed(feed.event_frame(record, feed.scope_for(connection)) for feed, record in in_order)
         for feed in resumed:
             if feed.ended and feed.state is not None:
                 connection.offer(feed.end_frame(feed.state))
-        told = [feed for feed, snapshot in found.items() if not isinstance(snapshot, BaseException)]
-        if told:
-            token = self._history.token(told[0].scope_for(connection))
-            connection.offer(frame(Live(token) if bare else Live(token, told[0].batch_id)))
 
     def _complain(self, connection: Connection, batch_id: str, error: BaseException) -> None:
         connection.wanted.discard(batch_id)
@@ -120,7 +130,7 @@ class Subscriptions:
         try:
             while time.monotonic() - self._overview.read_at > FRESH:
                 try:
-                    await self._overview.read()
+                    await self._overview.catch_up(FRESH)
                 except OUTAGE_ERRORS as error:
                     self._note_postgres(False, error)
                     await asyncio.sleep(QUIET)
@@ -142,8 +152,16 @@ class Subscriptions:
                 self._renew(connection, [id for id, one in connection.together.items() if one == scope] or [batch_id], Since())
             else:
                 feed.show(connection, reset=True, bare=True)
-        for scope in {connection.together.get(id) or scope_of([id]) for id in connection.wanted}:
-            connection.offer(frame(Live(self._history.token(scope))))
+        told: dict[str, list[Feed]] = {}
+        for batch_id in connection.wanted:
+            scope = connection.together.get(batch_id) or scope_of([batch_id])
+            told.setdefault(scope, []).extend(feed for feed in [self._feeds.find(batch_id)] if feed is not None)
+        for scope, feeds in told.items():
+            connection.offer(frame(Live(self._token(scope, feeds))))
+
+    def _token(self, scope: str, told: Sequence[Feed]) -> str:
+        """The token of all that is told of these batches."""
+        return self._history.token(scope, min((feed.told_to for feed in told), default=None))
 
 
 async def _caught(work: Coroutine[Any, Any, ProgressEvent | None]) -> ProgressEvent | BaseException | None:

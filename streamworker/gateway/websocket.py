@@ -16,6 +16,7 @@ from streamworker.gateway.resume import read_since
 
 MOST_MESSAGES, MINUTE = 100, 60.0
 BURST = 2 * (MOST_BATCHES + 1)  # whoever comes back asks for all its batches at once
+LONGEST_NAMED = 100  # characters of what is no id, in the answer to it
 BAD, UNKNOWN, FORBIDDEN, FULL = 4400, 4404, 4403, 4503
 NOT_TEXT, POLICY, TOO_LARGE = 1003, 1008, 1009
 
@@ -112,17 +113,18 @@ class _Session:
             return self._connection.close(NOT_TEXT, "expected text, got a binary message")
         if len(text) > MAX_FRAME:
             return self._connection.close(TOO_LARGE, f"expected at most {MAX_FRAME} bytes")
+        about: str | None = None
         try:
             request = read_request(text)
             match request:
                 case Ping():
                     self._connection.offer(PING)
-                case Unsubscribe():
-                    self._hub.unsubscribe(self._connection, read_batch_id(request.batch_id))
-                case Subscribe():
+                case Unsubscribe(about):
+                    self._hub.unsubscribe(self._connection, read_batch_id(about))
+                case Subscribe(about):
                     await self._subscribe(request)
         except ValueError as error:
-            self._connection.offer(frame(Complaint(BAD, str(error))))
+            self._connection.offer(frame(Complaint(BAD, str(error), about and about[:LONGEST_NAMED])))
 
     def _take_allowance(self) -> bool:
         now = time.monotonic()

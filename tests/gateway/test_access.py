@@ -323,6 +323,39 @@ class TestHost:
                 assert (await ask(app, "GET", "/healthz", [("host", host)], server=(address, 8080))).status == status, host
 
 
+class TestElsewhere:
+    """Without a token or a hook only this machine is let in, whatever the app that the gateway is mounted in listens on."""
+
+    OTHERS = (("10.0.0.9", 1), ("2001:db8::1", 1), ("testclient", 1), ("", 1), None)
+
+    @pytest.fixture
+    async def app(self, looked_at: MakeApp) -> Starlette:
+        return await looked_at()
+
+    async def test_a_forged_host_opens_nothing(self, app: Starlette) -> None:
+        forged = headers(host="localhost", origin="http://localhost")
+        for method, path in HTTP_ROUTES:
+            for client in self.OTHERS:
+                answer = await ask(app, method, filled(path), forged, client=client)
+                assert (answer.status == 403) is ((method, path) not in OPEN), (method, path, client)
+                assert ("expected a client on this machine" in str(answer.body)) is ((method, path) not in OPEN)
+        for client in self.OTHERS:
+            assert (await ask(app, "GET", "/api/session", forged, client=client)).json["role"] is None
+            async with Socket(app, "/ws", forged, more={"client": client}) as socket:
+                assert await socket.outcome() == 403
+
+    async def test_this_machine_is_let_in(self, app: Starlette) -> None:
+        for client in (("127.0.0.1", 1), ("::1", 1), ("::ffff:127.0.0.1", 1)):
+            assert (await ask(app, "GET", "/api/batches", headers(), client=client)).status == 200
+        assert (await ask(app, "GET", "/api/batches", headers(), client=None, server=("/run/gateway.sock", None))).status == 200
+
+    async def test_others_are_where_a_token_or_a_hook_says_who_may(self, looked_at: MakeApp) -> None:
+        guarded, hooked = await looked_at(**TOKENS), await looked_at(authorise=lambda _connection, _batch_id: True)
+        for client in self.OTHERS:
+            assert (await ask(guarded, "GET", "/api/batches", headers(bearer(OPERATOR_TOKEN)), client=client)).status == 200
+            assert (await ask(hooked, "GET", "/api/batches", headers(), client=client)).status == 200
+
+
 EVIL_ORIGINS = [
     "null", "http://evil.com", "https://127.0.0.1:8080", "http://127.0.0.1", "http://127.0.0.1:80", "http://127.0.0.1:8081",
     "http://127.0.0.1:8080.evil.com", "http://127.0.0.1:80801", "http://127.0.0.1:8080/", "http://127.0.0.1:8080@evil.com",

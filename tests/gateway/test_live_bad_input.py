@@ -86,6 +86,18 @@ async def test_requests_that_are_none(scene: LiveScene) -> None:
         assert (await client.event())["event"]["revision"] == 1
 
 
+async def test_the_answer_names_what_it_is_about(scene: LiveScene) -> None:
+    async with scene.socket() as client:
+        for kind, given in (("subscribe", "x"), ("unsubscribe", "\u2028\x00"), ("subscribe", ""), ("subscribe", "y" * 5_000)):
+            await client.say(type=kind, batch_id=given)
+            error = await client.frame()
+            assert (error["code"], error["batch_id"]) == (4400, given[:100])
+        await client.say(type="subscribe", batch_id=str(scene.batch_id).upper(), since="\u0007")
+        assert (await client.frame())["batch_id"] == str(scene.batch_id).upper()
+        await client.connection.send('{"type": "cancel", "batch_id": "x"}')
+        assert "batch_id" not in await client.frame()
+
+
 async def test_too_many_messages(scene: LiveScene) -> None:
     async with scene.socket() as client, scene.socket(scene.batch_id) as other:
         await other.until("live")
@@ -105,7 +117,9 @@ async def test_too_many_batches(scene: LiveScene) -> None:
     async with scene.socket(*(batch.batch_id for batch in batches[:100])) as client:
         await client.until("live")
         await client.say(type="subscribe", batch_id=str(batches[100].batch_id))
-        assert "at most 100" in (await client.frame())["message"]
+        error = await client.frame()
+        assert "at most 100" in error["message"]
+        assert error["batch_id"] == str(batches[100].batch_id)
         await client.say(type="subscribe", batch_id="*")
         assert (await client.until("live"))[-1]["batch_id"] == "*"
 

@@ -197,6 +197,37 @@ async def test_the_hook_of_a_mounted_gateway_is_asked_for_each_batch(redis_url: 
         assert (await scene.get(f"batch_id={scene.batch_id}")).status_code == 404
 
 
+async def test_the_hook_is_asked_for_many_batches_at_once_but_not_for_all(
+    redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamworker.gateway.rights.AT_ONCE", 3)
+    asking, most, enough = 0, 0, asyncio.Event()
+
+    async def authorise(_: Any, batch_id: UUID | None) -> bool:
+        nonlocal asking, most
+        if batch_id is not None:
+            asking += 1
+            most = max(most, asking)
+            if asking == 3:
+                enough.set()
+            await enough.wait()
+            asking -= 1
+        return batch_id is None or batch_id.int % 2 == 0
+
+    async with live_scene_on(redis_url, database_url, authorise) as scene:
+        ids = [scene.batch_id, *[(await scene.submit()).batch_id for _ in range(5)]]
+        mine = {str(id) for id in ids if id.int % 2 == 0}
+        async with scene.socket("*") as client:
+            assert {frame["batch_id"] for frame in await client.until("live")} == {*mine, "*"}
+        assert most == 3
+        most = 0
+        enough.clear()
+        async with httpx.AsyncClient() as http:
+            listed = (await http.get(f"http://127.0.0.1:{scene.port}/api/batches")).json()["batches"]
+        assert [batch["id"] for batch in listed] == [str(id) for id in reversed(ids) if str(id) in mine]
+        assert most == 3
+
+
 async def test_a_no_of_the_hook_stands_for_a_moment_and_a_late_answer_holds_back_ids(redis_url: str, database_url: str) -> None:
     owned: set[UUID | None] = {None}
     asked, answer = asyncio.Event(), asyncio.Event()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,7 +13,8 @@ import httpx
 import pytest
 import websockets
 
-from streamworker.messages import encode_event
+from streamworker.gateway.resume import read_since
+from streamworker.messages import ProgressEvent, encode_event
 from tests.flows.processors import sleep
 from tests.flows.scene import Scene
 from tests.gateway.live_scene import Frame, LiveScene, gateway_on, live_scene_on
@@ -123,6 +125,25 @@ class TestWhatWasMissed:
             frames = frames if len(frames) == 4 else [*frames, await client.event()]
         assert sorted(told(frames)) == [("event", 1), ("event", 2), ("snapshot", 0)]  # of the new one the stream has not told
 
+    async def test_once_by_who_asks_again_before_it_has_come(self, scene: LiveScene) -> None:
+        token = await token_after(scene, 2)
+        for revision in (3, 4):
+            await scene.step(revision)
+        await scene.caught_up()
+        client = scene.hub.admit()
+        assert client is not None
+        for _ in range(2):
+            await scene.hub.subscribe(client, [str(scene.batch_id)], read_since(token))
+        await scene.step(5, "completed")
+        await scene.caught_up()
+        client.close(1000, "")
+        frames = []
+        while (frame := await client.next()) is not None:
+            frames.append(json.loads(frame.json))
+        scene.hub.leave(client)
+        assert told(frames) == [("event", 3), ("event", 4), ("event", 5)]
+        assert [frame["type"] for frame in frames[2:]] == ["live", "event", "end"]
+
     async def test_a_revision_says_that_no_snapshot_is_needed(self, scene: LiveScene) -> None:
         await scene.record(3)
         for since, expected in ((3, []), (2, [("snapshot", 3)]), (2**64, [("snapshot", 3)]), (9, [("snapshot", 3)])):
@@ -172,6 +193,91 @@ class TestWhatCannotBeProven:
             frames = await client.until("live")  # too soon after the others to ask Postgres again? Then it comes by itself
             frames = frames if told(frames) else [await client.event()]
             assert (told(frames), frames[0]["reset"]) == ([("snapshot", 5)], True)
+
+    @pytest.mark.parametrize("status", ["processing", "completed"])
+    @pytest.mark.parametrize("remembered", [True, False])
+    async def test_what_was_never_published_to_who_is_the_first_to_come_back(
+        self, scene: LiveScene, monkeypatch: pytest.MonkeyPatch, status: str, remembered: bool
+    ) -> None:
+        monkeypatch.setattr("streamworker.gateway.resume.MOST_ENTRIES", 10)
+        other = await scene.submit()
+        async with scene.socket(scene.batch_id) as client:
+            await client.until("live")
+            await scene.step(1)
+            token = (await client.event())["id"]
+        if not remembered:
+            for revision in range(1, 12):
+                await other.step(revision)
+            await scene.caught_up()
+            async with scene.socket(scene.batch_id) as client:
+                token = (await client.until("live"))[-1]["id"]
+        await scene.record(5, status)
+        scene.hub._feeds._feeds.clear()  # nobody has watched it for a while
+        async with scene.socket(scene.batch_id, since=token) as client:
+            frames = await client.until("live")
+        assert (told(frames), frames[0]["reset"]) == ([("snapshot", 5)], True)
+        assert ("end" in [frame["type"] for frame in frames]) is (status == "completed")
+
+    async def test_what_is_published_after_another_gateway_was_shown_it(self, scene: LiveScene, redis_url: str, database_url: str) -> None:
+        token = await token_after(scene, 2)
+        await scene.record(5)
+        async with gateway_on(redis_url, database_url) as (port, hub):
+            other = LiveScene(port, hub, scene.connection, scene.broker, scene.batch_id)
+            async with other.socket(scene.batch_id) as client:
+                assert told(await client.until("live")) == [("snapshot", 5)]
+                async with scene.socket(scene.batch_id, since=token) as first:
+                    await scene.publish(scene.event(3))
+                    while (frame := await first.frame()).get("event", {}).get("revision") != 3:
+                        pass
+                for revision in (4, 5):
+                    await scene.publish(scene.event(revision))
+                await other.caught_up()
+                async with other.socket(scene.batch_id, since=frame["id"]) as late:
+                    assert told(await late.until("live")) in ([("event", 4), ("event", 5)], [("snapshot", 5)])
+
+    async def test_no_id_stands_for_an_event_that_waits_for_those_before_it(
+        self, scene: LiveScene, redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        read, answered = scene.hub._reader.read, asyncio.Event()
+
+        async def read_late(batch_id: str) -> ProgressEvent:
+            await answered.wait()
+            return await read(batch_id)
+
+        async with scene.socket(scene.batch_id) as client:
+            await client.until("live")
+            await scene.step(1)
+            await client.event()
+            monkeypatch.setattr(scene.hub._reader, "read", read_late)
+            await scene.step(5)
+            await scene.caught_up()
+            async with scene.socket(scene.batch_id) as late:
+                frames = await late.until("live")
+            assert told(frames) == [("snapshot", 1)]
+            answered.set()
+        async with gateway_on(redis_url, database_url) as (port, hub):
+            other = LiveScene(port, hub, scene.connection, scene.broker, scene.batch_id)
+            for frame in frames:
+                async with other.socket(scene.batch_id, since=frame["id"]) as client:
+                    assert told(await client.until("live")) == [("snapshot", 5)]
+
+    async def test_more_than_is_kept_for_one_who_asked_for_several(self, scene: LiveScene, monkeypatch: pytest.MonkeyPatch) -> None:
+        other = await scene.submit()
+        async with scene.socket(scene.batch_id, other.batch_id) as client:
+            token = (await client.until("live"))[-1]["id"]
+        for revision in (1, 2, 3):
+            await scene.step(revision)
+        await other.step(1, "completed")
+        await scene.caught_up()
+        for bound, kind, reset in ((10_000, "event", None), (1_000, "snapshot", True)):
+            monkeypatch.setattr("streamworker.gateway.subscriptions.MOST_BYTES", bound)
+            async with scene.socket(scene.batch_id, other.batch_id, since=token) as client:
+                frames = await client.until("live")
+            last = {
+                frame["batch_id"]: (frame["type"], frame["event"]["revision"], frame.get("reset")) for frame in frames if "event" in frame
+            }
+            assert last == {str(scene.batch_id): (kind, 3, reset), str(other.batch_id): (kind, 1, reset)}
+            assert [frame["batch_id"] for frame in frames if frame["type"] == "end"] == [str(other.batch_id)]
 
     async def test_where_the_others_were_shown_a_snapshot_since(self, scene: LiveScene) -> None:
         token = await token_after(scene, 2)

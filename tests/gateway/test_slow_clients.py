@@ -9,7 +9,10 @@ from collections.abc import AsyncIterator
 import pytest
 
 from streamworker.gateway import connection as outbox
-from streamworker.messages import ItemEvent
+from streamworker.gateway.resume import Since, read_since
+from streamworker.messages import ItemEvent, ProgressEvent
+from streamworker.store import progress
+from streamworker.store.pool import Pool
 from tests.gateway.live_scene import LiveScene, live_scene_on
 from tests.servers import wait_for
 
@@ -150,6 +153,28 @@ async def test_of_all_batches_only_the_newest_state_waits(scene: LiveScene) -> N
         assert revisions == sorted(set(revisions))
 
 
+async def test_of_all_batches_no_more_wait_than_are_told(scene: LiveScene, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, number in (("NEWEST", 3), ("MOST_OPEN", 3), ("MOST_KNOWN", 6)):
+        monkeypatch.setattr(f"streamworker.gateway.overview.{name}", number)
+    sleeper = scene.hub.admit()
+    assert sleeper is not None
+    async with scene.socket("*") as client:
+        token = (await client.until("live"))[-1]["id"]
+        await scene.hub.subscribe(sleeper, ["*"])
+        for _ in range(20):
+            batch = await scene.submit()
+            await batch.step(1, "completed")
+            while (frame := await client.event())["batch_id"] != str(batch.batch_id) or frame["event"]["revision"] != 1:
+                pass
+            assert len(sleeper._states) <= 7  # and `live`
+        assert b'"revision":1' in sleeper._states[str(batch.batch_id)].json
+        for _ in range(2):
+            await scene.hub.subscribe(sleeper, ["*"], read_since(token))
+            assert len(sleeper._states) <= 7
+            assert {b'"reset":true' in frame.json for frame in sleeper._states.values() if frame.kind == "snapshot"} == {True}
+    scene.hub.leave(sleeper)
+
+
 async def test_nothing_is_left_of_those_who_have_gone(scene: LiveScene) -> None:
     for _ in range(3):
         async with scene.socket(scene.batch_id, "*") as client, scene.events(scene.batch_id) as stream:
@@ -180,3 +205,26 @@ async def test_a_storm_of_reconnects_asks_postgres_a_few_times_only(scene: LiveS
     began = loop.time()
     await asyncio.gather(*(visit() for _ in range(200)))
     assert len(asked) <= 2 + (loop.time() - began) / 0.25
+
+
+async def test_so_does_one_of_those_who_watch_all_and_what_is_shown_to_them_is_made_once(
+    scene: LiveScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(5):
+        await scene.submit()
+    asked: list[float] = []
+    loop, read = asyncio.get_running_loop(), progress.read_overview
+
+    async def counting(pool: Pool, newest: int, most_open: int) -> list[ProgressEvent]:
+        asked.append(loop.time())
+        return await read(pool, newest, most_open)
+
+    monkeypatch.setattr(progress, "read_overview", counting)
+    clients = [client for _ in range(50) if (client := scene.hub.admit()) is not None]
+    began = loop.time()
+    await asyncio.gather(*(scene.hub.subscribe(client, ["*"], Since()) for client in clients))
+    assert len(asked) <= 2 + (loop.time() - began) / 0.25
+    told = [frame for client in clients for frame in client._states.values() if frame.kind == "snapshot"]
+    assert (len(told), len({id(frame) for frame in told})) == (50 * 6, 6)
+    for client in clients:
+        scene.hub.leave(client)
