@@ -7,7 +7,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from streamworker.errors import SchemaError
+from streamworker.errors import ConfigurationError, SchemaError
 from streamworker.gateway.access import visitor_of
 from streamworker.gateway.asking import Allowed
 from streamworker.gateway.hub import Hub
@@ -21,7 +21,7 @@ async def open_websocket(websocket: WebSocket) -> None:
     """`/ws`."""
     try:
         hub = await _hub_of(websocket)
-    except (ConnectionError, SchemaError):
+    except (ConfigurationError, ConnectionError, SchemaError):
         return await websocket.send_denial_response(JSONResponse({"error": "Postgres does not answer: come back later"}, 503))
     await serve_websocket(websocket, hub, _question(websocket), _role(websocket))
 

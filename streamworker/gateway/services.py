@@ -20,7 +20,7 @@ from streamworker.gateway.recent import Recent
 from streamworker.settings import Settings
 from streamworker.store import browsing
 from streamworker.store.migrate import check_schema, migrate
-from streamworker.store.pool import CONNECTION_ERRORS, Pool, explain, open_pool
+from streamworker.store.pool import CONNECTION_ERRORS, Pool, open_pool, refusal
 
 POOL_SIZE = 10
 STATEMENT_TIMEOUT = 10.0
@@ -42,15 +42,15 @@ class Services:
 
 @asynccontextmanager
 async def open_services(settings: Settings) -> AsyncIterator[Services]:
-    """Connect; ConnectionError or SchemaError when Postgres cannot be used. Redis may be away."""
+    """Connect; ConfigurationError for a bad URL, ConnectionError or SchemaError when Postgres cannot be used. Redis may be away."""
     # Nobody else prepares a database that we have started ourselves.
     prepare = migrate if settings.embedded and settings.migrate else check_schema
-    async with located(settings) as settings, _open_pool(settings, prepare) as pool:
+    async with located(settings) as settings:
         assert settings.redis_url is not None
         redis = connect(settings.redis_url)
         try:
             chronicle = Chronicle()
-            async with Hub(settings, pool, chronicle.hear) as hub:
+            async with _open_pool(settings, prepare) as pool, Hub(settings, pool, chronicle.hear) as hub:
                 yield _services(settings, pool, redis, chronicle, hub)
         finally:
             with suppress(*REDIS_ERRORS):
@@ -78,7 +78,7 @@ async def _open_pool(settings: Settings, prepare: Callable[[Any], Awaitable[obje
     try:
         pool = await open_pool(url, size=POOL_SIZE, application_name="streamworker gateway", statement_timeout=STATEMENT_TIMEOUT)
     except CONNECTION_ERRORS as error:
-        raise ConnectionError(explain(error, url)) from error
+        raise refusal(error, url) from error
     try:
         async with pool.acquire() as connection:
             await prepare(connection)

@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from streamworker.errors import SchemaError
+from streamworker.errors import ConfigurationError, SchemaError
 from streamworker.gateway.answers import refuse
 from streamworker.store.pool import OUTAGE_ERRORS
 
@@ -70,6 +70,9 @@ def _explain(error: Exception, scope: Scope) -> tuple[int, str]:
         case SchemaError():
             log.warning("%s", error)
             return 503, str(error)
+        case ConfigurationError():  # a URL that is found to be bad when it is used
+            log.error("%s", error)
+            return 503, POSTGRES_AWAY
         case RedisError():
             log.warning("a request fails: Redis: %s", error)
             return 503, REDIS_AWAY
