@@ -1,11 +1,11 @@
 // One item in full, in a dialog: what became of it, its result, its payload, its checkpoint.
 
-import { badge, make, show } from "./dom.js";
+import { badge, make, show, tell } from "./dom.js";
 import { between, block, elapsed, line, moment, plural } from "./format.js";
 import { confirm, present } from "./dialogs.js";
 import { pretty } from "./json.js";
 import { throttle } from "./paint.js";
-import { address, get, post } from "./rest.js";
+import { address, again, get, post } from "./rest.js";
 import { answered } from "./toast.js";
 
 const PARTS = [["result", "Result"], ["payload", "Payload"], ["checkpoint", "Checkpoint"]];
@@ -37,8 +37,9 @@ export class ItemDialog {
       this.body.replaceChildren(...this.#parts(this.item));
       this.#offer();
     } catch (error) {
+      again(error, this.read);
       if (this.item) return; // what is shown stays
-      this.body.replaceChildren(make("p.empty", {}, error.status === 404 ? "There is no item at this position." : `The item cannot be read: ${line(error.message)}.`));
+      tell(this.body, make("p.empty", {}, error.status === 404 ? "There is no item at this position." : `The item cannot be read: ${line(error.message)}.`));
     }
   }
 

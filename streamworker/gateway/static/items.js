@@ -1,12 +1,12 @@
 // The items of a batch: a page of a table, by status; one of them in full.
 
-import { arrange, badge, icon, make, setAttribute, setText, show } from "./dom.js";
+import { arrange, badge, icon, make, setAttribute, setText, show, tell } from "./dom.js";
 import { between, count, elapsed, line, plural } from "./format.js";
 import { TERMINAL } from "./batches.js";
 import { dismiss } from "./dialogs.js";
 import { ItemDialog } from "./item.js";
 import { paint, throttle, unpaint } from "./paint.js";
-import { address, get } from "./rest.js";
+import { address, again, get } from "./rest.js";
 
 const STATUSES = ["processing", "pending", "completed", "failed", "cancelled"];
 const PAGE = 50;
@@ -119,8 +119,9 @@ export class Items {
       if (!asking.signal.aborted) this.#place(told, asked);
     } catch (error) {
       if (asking.signal.aborted) return;
+      again(error, this.reload);
       if (this.#rows.size) return; // what is shown stays
-      this.note.replaceChildren(make("p", {}, `The items cannot be read: ${line(error.message)}.`), make("button.button", { type: "button", click: () => this.#read() }, "Try again"));
+      tell(this.note, make("p", {}, `The items cannot be read: ${line(error.message)}.`), make("button.button", { type: "button", click: () => this.#read() }, "Try again"));
     }
   }
 
