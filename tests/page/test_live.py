@@ -2,12 +2,43 @@
 
 from __future__ import annotations
 
-from uuid import uuid4
+from collections.abc import Callable
+from uuid import UUID, uuid4
+
+import pytest
 
 from tests.flows.processors import act, hold, sleep
 from tests.page.chromium import Page
 from tests.page.gateway import Mounted
 from tests.page.site import Site, figures, wait_live
+
+# A server for the client module that answers what is said to it with the frames that `answer(said)` returns.
+SERVER = """globalThis.WebSocket = class {
+    readyState = 1;
+    constructor() {
+        setTimeout(() => (this.say({type: 'hello', role: 'read', redis: true}), this.onopen()));
+    }
+    say(frame) {
+        this.onmessage({data: JSON.stringify(frame)});
+    }
+    send(text) {
+        const said = JSON.parse(text);
+        if (said.type === 'subscribe') for (const frame of ANSWER) this.say(frame);
+    }
+    close() {}
+};"""
+# What the client module tells of a watch of this id: the types of its frames, and what it throws.
+WATCHED = """(async () => {
+    const client = (await import('/static/streamworker.js')).connect();
+    const told = [];
+    try {
+        for await (const { type } of client.watch(ID)) told.push(type);
+    } catch (error) {
+        told.push(error.message);
+    }
+    client.close();
+    return told;
+})()"""
 
 
 def row(batch_id: object, condition: str) -> str:
@@ -156,6 +187,21 @@ def test_an_unknown_batch_is_told(site: Site) -> None:
     page.until("document.querySelector('main').innerText.includes('Not found')")
     page.click("main .empty a")
     page.until("document.querySelector('h1').innerText === 'Batches'")
+
+
+@pytest.mark.parametrize("spelt", [str, lambda id: str(id).upper(), lambda id: id.hex])
+def test_the_client_knows_an_id_however_it_is_spelt(site: Site, spelt: Callable[[UUID], str]) -> None:
+    batch_id = site.scene.submit([sleep(0)])
+    site.scene.wait_end(batch_id)
+    page = site.open()
+    assert page.run(WATCHED.replace("ID", repr(spelt(batch_id)))) == ["snapshot", "end"]
+
+
+def test_a_watch_that_is_refused_throws(site: Site) -> None:
+    page = site.open()
+    wait_live(page)
+    page.run(SERVER.replace("ANSWER", "[{type: 'error', code: 4400, message: `not ${said.batch_id}`, batch_id: said.batch_id}]"))
+    assert page.run(WATCHED.replace("ID", "'nonsense'")) == ["error", "not nonsense"]
 
 
 def test_below_a_path_of_another_app(site: Site) -> None:
