@@ -120,6 +120,23 @@ def test_items_are_paged_and_filtered_by_the_server(site: Site) -> None:
     assert shown(page) == [39, 79, 119]
 
 
+def test_previous_follows_the_history_of_the_browser(site: Site) -> None:
+    batch_id = site.scene.submit([sleep(0)] * 180)
+    site.scene.wait_end(batch_id)
+    page = site.open_batch(batch_id, "?after=9")
+    first = "document.querySelector('.items tbody tr')?.dataset.position"
+    page.until(f"{first} === '10'")
+    for move, shown_first in (
+        ("n", 60), ("n", 110), ("back", 60), ("p", 10),
+        ("n", 60), ("n", 110), ("back", 60), ("forward", 110), ("p", 60), ("p", 10),
+    ):  # fmt: skip
+        if len(move) == 1:
+            page.press(move)
+        else:
+            page.run(f"history.{move}()")
+        page.until(f"{first} === '{shown_first}'")
+
+
 def test_a_result_with_a_picture_shows_it(site: Site) -> None:
     batch_id = site.scene.submit([{"key": "white.png", "payload": {"picture": True}}], processor="speak")
     site.scene.wait_end(batch_id)

@@ -30,13 +30,23 @@ export class Items {
     const status = STATUSES.includes(route.terms.get("items")) ? route.terms.get("items") : "";
     const after = /^\d{1,9}$/.test(route.terms.get("after") ?? "") ? Number(route.terms.get("after")) : null;
     if (status !== this.status || after !== this.after) {
-      if (status !== this.status) this.trail = [];
+      this.#turn(status, after);
       [this.status, this.after] = [status, after];
       for (const link of this.filter.querySelectorAll("a")) setAttribute(link, "aria-current", link.dataset.status === status ? "true" : null);
       this.#read();
     }
     const item = route.terms.get("item");
     if (item !== this.opened) this.#open(item);
+  }
+
+  /** The pages before this one, also where the browser's own Back or Forward leads to it. */
+  #turn(status, after) {
+    const back = this.trail.indexOf(after);
+    if (status !== this.status) this.trail = [];
+    else if (back >= 0) this.trail.length = back;
+    else if (after === this.following) this.trail.push(this.after);
+    else this.trail = []; // a jump: the page before is told by the number alone
+    this.following = undefined;
   }
 
   close() {
@@ -82,8 +92,8 @@ export class Items {
     const head = make("tr", {}, heads.map(([name, kind]) => make(kind ? `th.${kind}` : "th", { scope: "col" }, name)));
     this.table = make("table.items", { hidden: true }, make("caption.unseen", {}, "Items in the order of their positions"), make("thead", {}, head), this.body);
     this.note = make("div.empty", { role: "status" }, "Reading…");
-    this.newerLink = make("a.button", { href: this.base, hidden: true, click: () => (this.back = true) }, icon("back"), "Previous");
-    this.olderLink = make("a.button", { href: this.base, hidden: true, click: () => this.trail.push(this.after) }, "Next", icon("next"));
+    this.newerLink = make("a.button", { href: this.base, hidden: true }, icon("back"), "Previous");
+    this.olderLink = make("a.button", { href: this.base, hidden: true }, "Next", icon("next"));
     this.where = make("span.sub");
     const number = make("input", { type: "text", inputmode: "numeric", pattern: "[0-9]*", size: 8, placeholder: "position", "aria-label": "Go to position", autocomplete: "off" });
     const go = make("form.go", { submit: (event) => this.#go(event, number) }, number, make("button.button", { type: "submit" }, "Go"));
@@ -106,7 +116,6 @@ export class Items {
     event.preventDefault();
     const position = Number.parseInt(number.value, 10);
     if (Number.isNaN(position)) return;
-    this.trail = [];
     location.hash = this.#href({ after: position > 0 ? position - 1 : null });
   }
 
@@ -153,8 +162,7 @@ export class Items {
     this.next = nodes;
     show(this.olderLink, next != null);
     if (next != null) setAttribute(this.olderLink, "href", this.#href({ items: this.status, after: next }));
-    if (this.back) this.trail.pop();
-    this.back = false;
+    this.following = next ?? undefined; // null is the first page
     const before = this.trail.length ? this.trail.at(-1) : this.status || this.after == null ? null : this.after - PAGE < 0 ? null : this.after - PAGE;
     show(this.newerLink, this.after != null);
     setAttribute(this.newerLink, "href", this.#href({ items: this.status, after: before }));
