@@ -221,6 +221,33 @@ def test_a_watch_that_is_refused_throws(site: Site) -> None:
     assert page.run(WATCHED.replace("ID", "'nonsense'")) == ["error", "not nonsense"]
 
 
+def test_what_nobody_looks_at_is_forgotten(site: Site) -> None:
+    page = site.open()
+    known = """import('/static/batches.js').then(({ Batches }) => {
+        const batches = new Batches((id) => id === '1');
+        const made = Array.from({length: 2000}, (_, n) => batches.of(String(n)));
+        return ['0', '1', '1999'].map((id) => batches.find(id) === made[id]);
+    })"""
+    assert page.run(known) == [False, True, True]
+
+
+def test_the_client_forgets_the_oldest_revisions(site: Site) -> None:
+    page = site.open()
+    wait_live(page)
+    page.run(
+        SERVER.replace("ANSWER", "[...Array(10_001).keys()].map((n) => told(n, 2)).concat(told(0, 1), told(10_000, 1), told('last', 1))")
+    )
+    page.run("globalThis.told = (n, revision) => ({type: 'event', batch_id: `${n}`, event: {revision}})")
+    revisions = """import('/static/streamworker.js').then(async ({ connect }) => {
+        const seen = {};
+        for await (const { batch_id, event } of connect().watch('*')) {
+            seen[batch_id] = event.revision;
+            if (batch_id === 'last') return [seen[0], seen[10_000]];
+        }
+    })"""
+    assert page.run(revisions) == [1, 2]  # what is older is dropped where something newer is remembered
+
+
 def test_below_a_path_of_another_app(site: Site) -> None:
     batch_id = site.scene.submit([{"key": "white.png", "payload": {"picture": True, "gate": "mounted"}}], processor="speak")
     with Mounted.of(site.scene) as mounted:

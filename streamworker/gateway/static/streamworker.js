@@ -5,9 +5,9 @@
 //     if (frame.event) show(frame.event); // a snapshot, then events; ends after the batch has, throws if refused
 // It comes back by itself and goes on where it was; what is older than the last is dropped, unless it has `reset`.
 
-const SILENCE = 40_000; // ms without a word: the connection is dead
+const SILENCE = 40_000; // ms without a word: it is dead
 const LONGEST = 30_000; // ms between two attempts
-const MOST = 10_000; // frames that wait for a slow reader; then only the newest of each batch
+const MOST = 10_000; // frames for a slow reader, then the newest of each batch; revisions kept
 
 export const connect = (url = new URL("../ws", import.meta.url), options) => new Client(url, options);
 
@@ -30,20 +30,19 @@ export class Client {
     this.#open();
   }
 
-  /** The frames of a batch, of all with "*". Leaving the loop ends it. */
+  /** Frames of a batch, or of all. Leaving the loop ends it. */
   watch(id) {
-    id = id.toLowerCase().replace(/^(.{8})(.{4})(.{4})(.{4})(?=.{12}$)/, "$1-$2-$3-$4-"); // as frames have it
+    id = id.toLowerCase().replace(/^(.{8})(....)(....)(....)(?=.{12}$)/, "$1-$2-$3-$4-"); // as frames have it
     const reader = new Reader(() => this.#leave(id, reader));
     const watch = this.#watches.get(id) ?? { readers: new Set(), seen: new Map() };
     this.#watches.set(id, watch);
     watch.readers.add(reader);
-    watch.token = undefined; // the new one has seen nothing
+    delete watch.token; // the new one has seen nothing
     if (this.state.closed) reader.end(this.state.closed);
     else this.#subscribe(id, watch);
     return reader;
   }
 
-  /** End everything. */
   close() {
     this.#socket?.close();
     this.#end();
@@ -62,7 +61,7 @@ export class Client {
       this.#listen(socket);
       this.#take(JSON.parse(data));
     };
-    socket.onerror = socket.onclose = ({ code, reason }) => this.#lost(socket, code, reason);
+    socket.onerror = socket.onclose = (event) => this.#lost(socket, event);
   }
 
   #listen(socket) {
@@ -73,7 +72,7 @@ export class Client {
     }, SILENCE);
   }
 
-  #lost(socket, code, reason) {
+  #lost(socket, { code, reason } = {}) {
     if (socket !== this.#socket) return;
     this.#socket = null;
     if (code >= 4400 && code < 4500) return this.#end(Object.assign(new Error(reason || `refused: ${code}`), { code }));
@@ -131,6 +130,7 @@ export class Client {
     if (event) {
       if (!frame.reset && seen.get(id) > event.revision) return;
       seen.set(id, event.revision);
+      if (seen.size > MOST) seen.delete(seen.keys().next().value);
     }
     for (const reader of readers) {
       reader.push(frame);

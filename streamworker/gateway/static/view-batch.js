@@ -49,6 +49,11 @@ export class BatchView {
     return true;
   }
 
+  /** Whether it is this batch. */
+  shows(id) {
+    return id === this.id;
+  }
+
   close() {
     for (const end of this.ends) end();
     this.asking?.abort();

@@ -38,6 +38,11 @@ export class ListView {
     this.#read(true);
   }
 
+  /** Whether this batch is on the page. */
+  shows(id) {
+    return this.rows.has(id);
+  }
+
   close() {
     for (const end of this.ends) end();
     this.load.stop();
@@ -86,7 +91,6 @@ export class ListView {
     });
     const wanted = new Set(batches.map((row) => row.id));
     for (const id of this.rows.keys()) if (!wanted.has(id)) this.rows.delete(id);
-    this.world.batches.prune(3000, (id) => this.rows.has(id));
     const terms = new URLSearchParams(this.status ? { status: this.status } : {});
     show(this.newer, Boolean(this.before));
     setAttribute(this.newer, "href", `#/?${terms}`);
