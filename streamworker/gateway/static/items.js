@@ -174,12 +174,20 @@ export class Items {
 
   #render() {
     if (this.next) {
-      arrange(this.body, this.next);
+      this.#arrange(this.next);
       show(this.table, this.next.length > 0);
       show(this.note, this.next.length === 0);
       this.next = null;
     }
     for (const row of this.#rows.values()) row.render();
+  }
+
+  /** Place these rows; where the one with the focus is gone, the one at its place has it. */
+  #arrange(rows) {
+    const at = [...this.body.children].findIndex((row) => row.contains(document.activeElement));
+    arrange(this.body, rows);
+    if (at < 0 || this.body.contains(document.activeElement)) return;
+    (rows[Math.min(at, rows.length - 1)] ?? this.filter).querySelector("a").focus({ preventScroll: true });
   }
 
   #open(position) {
