@@ -1,6 +1,7 @@
 // One item in full, in a dialog: what became of it, its result, its payload, its checkpoint.
 
 import { arrange, badge, make, setText, show, tell } from "./dom.js";
+import { TERMINAL } from "./batches.js";
 import { between, block, elapsed, line, moment, plural } from "./format.js";
 import { confirm, present } from "./dialogs.js";
 import { pretty } from "./json.js";
@@ -33,11 +34,17 @@ export class ItemDialog {
 
   changed() {
     const told = this.batch.recent.get(this.position)?.item;
-    if (this.item && told && (told.status !== this.item.status || told.attempt !== this.item.attempts)) this.read();
+    if (this.item && (told ? told.status !== this.item.status || told.attempt !== this.item.attempts : this.#missed())) this.read();
     this.#offer();
   }
 
+  /** Of what happened just before the batch was followed no frame tells: any change may then be one of this item. */
+  #missed() {
+    return !TERMINAL.has(this.item.status) && this.batch.event.revision !== this.revision;
+  }
+
   async #read() {
+    this.revision = this.batch.event?.revision;
     try {
       this.item = await get(`api/batches/${encodeURIComponent(this.batch.id)}/items/${this.position}`);
       arrange(this.body, [this.#head(this.item), ...this.#parts(this.item)]);
