@@ -7,14 +7,14 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.flows.conftest import _has_failed, own_redis_scene, pytest_runtest_makereport
+from tests.flows.conftest import _has_failed, own_postgres_scene, own_redis_scene, pytest_runtest_makereport
 from tests.flows.scene import Scene
 from tests.page.chromium import Chromium, find_chromium
 from tests.page.gateway import Gateway
 from tests.page.site import Site
 from tests.servers import PostgresServer, RedisServer, run_sql
 
-__all__ = ["own_redis_scene", "pytest_runtest_makereport"]
+__all__ = ["own_postgres_scene", "own_redis_scene", "pytest_runtest_makereport"]
 
 PROCESSORS = "tests.flows.processors:work,speak=tests.page.processors:speak"
 

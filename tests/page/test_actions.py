@@ -82,6 +82,56 @@ def test_retry_one_item(site: Site) -> None:
     assert [start for start in site.scene.starts(batch_id) if start[0] == 0] == [(0, 1)]
 
 
+def test_an_answer_is_read_out_by_a_region_that_is_there_before_it(site: Site) -> None:
+    site.scene.xadd(batch_id="nonsense", items="[]")
+    page = site.open("#/dead")
+    page.until("document.querySelector('[data-letter]')")
+    assert page.run("document.querySelector('#toasts').matches('[role=status][aria-live=polite][aria-atomic=false]:empty')")
+    page.click("[data-action=drop]")
+    page.click(YES)
+    answer(page, "dropped")
+    assert page.run("document.querySelectorAll('.toast[role], .toast [role], .toast [aria-live]').length") == 0
+
+
+def test_the_focus_is_not_lost_after_one_item_is_retried(site: Site) -> None:
+    batch_id = site.scene.submit([hold("focus")] * 3)
+    page = site.open_batch(batch_id)
+    site.scene.wait_start(batch_id, 1)
+    page.click("[data-action=cancel]")
+    page.click(YES)
+    site.scene.wait_end(batch_id, "cancelled")
+    page.open("about:blank")
+    page.open(f"{site.gateway.url}#/batches/{batch_id}?item=1")
+    page.click("[data-action=retry-item]")
+    page.click(YES)
+    page.until("!document.querySelector('dialog')")
+    page.until("document.activeElement.id === 'main'")
+    site.scene.wait_start(batch_id, 1, times=2)
+    site.scene.open("focus")
+    site.scene.wait_end(batch_id)
+    site.check_truth(page, batch_id)
+    page.open(f"{site.gateway.url}#/batches/{batch_id}?items=cancelled")
+    page.until("document.querySelectorAll('.items tbody tr').length === 2")
+    page.click(".items tr[data-position='0'] a")
+    page.click("[data-action=retry-item]")
+    page.click(YES)
+    page.until("[...document.querySelectorAll('.items tbody tr')].map(row => row.dataset.position).join() === '2'")
+    assert page.run("document.activeElement.closest('tr').dataset.position") == "2"
+    site.scene.wait_end(batch_id)
+
+
+def test_the_focus_stays_while_an_item_is_read_anew(site: Site) -> None:
+    batch_id = site.scene.submit([hold("anew"), hold("later")])
+    page = site.open_batch(batch_id, "?item=0")
+    page.until("document.querySelector('dialog .copy')")
+    page.run("document.querySelector('dialog .copy').focus()")
+    site.scene.open("anew")
+    page.until("document.querySelector('dialog .badge').dataset.status === 'completed'")
+    assert page.run("document.activeElement.matches('dialog .copy')")
+    site.scene.open("later")
+    site.scene.wait_end(batch_id)
+
+
 def test_a_dead_letter_is_sent_back_and_dropped(site: Site) -> None:
     site.scene.xadd(batch_id="nonsense", items='["a"]')
     page = site.open("#/dead")

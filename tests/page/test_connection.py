@@ -14,7 +14,7 @@ from tests.page.conftest import PROCESSORS
 from tests.page.gateway import Gateway
 from tests.page.relay import Relay
 from tests.page.site import Site, figures, wait_live
-from tests.servers import RedisServer
+from tests.servers import PostgresServer, RedisServer
 
 STATE = "document.querySelector('#connection').dataset.state"
 
@@ -105,3 +105,59 @@ def test_redis_is_away(own_redis_scene: Scene, weak_redis: RedisServer, looking:
         own_redis_scene.wait_end(batch_id)
         site.check_truth(page, batch_id)
         assert gateway.stop() == 0
+
+
+def test_what_is_opened_while_postgres_is_away(
+    own_postgres_scene: Scene, own_postgres: PostgresServer, looking: Callable[[Scene, Gateway], Site]
+) -> None:
+    own_postgres_scene.settings["processor"] = PROCESSORS
+    own_postgres_scene.begin_worker()
+    with Gateway.of(own_postgres_scene) as gateway:
+        site = looking(own_postgres_scene, gateway)
+        batch_id = run(site, "outage")
+        page, listed = site.open_batch(batch_id), site.open()
+        own_postgres_scene.wait_start(batch_id, 10)
+        site.wait_shown(page, batch_id, 10)
+        wait_live(listed)
+        own_postgres.kill()
+        for each in (page, listed):
+            each.reload()
+            each.until("document.querySelector('main').innerText.includes('cannot be read')")
+        own_postgres.start()
+        for each in (page, listed):
+            wait_live(each, 30)
+            site.wait_shown(each, batch_id, 10)
+        page.until("document.querySelector('.items tbody tr')")
+        own_postgres_scene.open("outage")
+        own_postgres_scene.wait_end(batch_id)
+        for each in (page, listed):
+            site.check_truth(each, batch_id)
+        assert gateway.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("where", "there"),
+    [
+        ("#/", "tr[data-batch]"),
+        ("#/batches/{}", ".batch:not([hidden]) .items tbody tr"),
+        ("#/batches/{}?item=0", "dialog .key"),
+        ("#/dead", "[data-letter]"),
+    ],
+)
+def test_what_is_opened_offline(site: Site, where: str, there: str) -> None:
+    batch_id = site.scene.submit([sleep(1)])
+    site.scene.wait_end(batch_id)
+    site.scene.xadd(batch_id="nonsense", items="[]")
+    with closing(Relay(site.gateway.port)) as relay:
+        page = site.open("#/workers", url=relay.url)
+        wait_live(page)
+        page.until("!document.querySelector('#dead-count').hidden")
+        page.offline(True)
+        relay.cut()
+        page.run(f"location.hash = '{where.format(batch_id)}'")
+        page.until("document.querySelector('dialog, main').innerText.includes('cannot be read')")
+        page.until(f"{STATE} === 'offline'")
+        relay.mend()
+        page.offline(False)
+        page.until(f"document.querySelector('{there}')")
+        page.close()

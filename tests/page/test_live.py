@@ -2,12 +2,43 @@
 
 from __future__ import annotations
 
-from uuid import uuid4
+from collections.abc import Callable
+from uuid import UUID, uuid4
+
+import pytest
 
 from tests.flows.processors import act, hold, sleep
 from tests.page.chromium import Page
 from tests.page.gateway import Mounted
 from tests.page.site import Site, figures, wait_live
+
+# A server for the client module that answers what is said to it with the frames that `answer(said)` returns.
+SERVER = """globalThis.WebSocket = class {
+    readyState = 1;
+    constructor() {
+        setTimeout(() => (this.say({type: 'hello', role: 'read', redis: true}), this.onopen()));
+    }
+    say(frame) {
+        this.onmessage({data: JSON.stringify(frame)});
+    }
+    send(text) {
+        const said = JSON.parse(text);
+        if (said.type === 'subscribe') for (const frame of ANSWER) this.say(frame);
+    }
+    close() {}
+};"""
+# What the client module tells of a watch of this id: the types of its frames, and what it throws.
+WATCHED = """(async () => {
+    const client = (await import('/static/streamworker.js')).connect();
+    const told = [];
+    try {
+        for await (const { type } of client.watch(ID)) told.push(type);
+    } catch (error) {
+        told.push(error.message);
+    }
+    client.close();
+    return told;
+})()"""
 
 
 def row(batch_id: object, condition: str) -> str:
@@ -89,6 +120,23 @@ def test_items_are_paged_and_filtered_by_the_server(site: Site) -> None:
     assert shown(page) == [39, 79, 119]
 
 
+def test_previous_follows_the_history_of_the_browser(site: Site) -> None:
+    batch_id = site.scene.submit([sleep(0)] * 180)
+    site.scene.wait_end(batch_id)
+    page = site.open_batch(batch_id, "?after=9")
+    first = "document.querySelector('.items tbody tr')?.dataset.position"
+    page.until(f"{first} === '10'")
+    for move, shown_first in (
+        ("n", 60), ("n", 110), ("back", 60), ("p", 10),
+        ("n", 60), ("n", 110), ("back", 60), ("forward", 110), ("p", 60), ("p", 10),
+    ):  # fmt: skip
+        if len(move) == 1:
+            page.press(move)
+        else:
+            page.run(f"history.{move}()")
+        page.until(f"{first} === '{shown_first}'")
+
+
 def test_a_result_with_a_picture_shows_it(site: Site) -> None:
     batch_id = site.scene.submit([{"key": "white.png", "payload": {"picture": True}}], processor="speak")
     site.scene.wait_end(batch_id)
@@ -156,6 +204,48 @@ def test_an_unknown_batch_is_told(site: Site) -> None:
     page.until("document.querySelector('main').innerText.includes('Not found')")
     page.click("main .empty a")
     page.until("document.querySelector('h1').innerText === 'Batches'")
+
+
+@pytest.mark.parametrize("spelt", [str, lambda id: str(id).upper(), lambda id: id.hex])
+def test_the_client_knows_an_id_however_it_is_spelt(site: Site, spelt: Callable[[UUID], str]) -> None:
+    batch_id = site.scene.submit([sleep(0)])
+    site.scene.wait_end(batch_id)
+    page = site.open()
+    assert page.run(WATCHED.replace("ID", repr(spelt(batch_id)))) == ["snapshot", "end"]
+
+
+def test_a_watch_that_is_refused_throws(site: Site) -> None:
+    page = site.open()
+    wait_live(page)
+    page.run(SERVER.replace("ANSWER", "[{type: 'error', code: 4400, message: `not ${said.batch_id}`, batch_id: said.batch_id}]"))
+    assert page.run(WATCHED.replace("ID", "'nonsense'")) == ["error", "not nonsense"]
+
+
+def test_what_nobody_looks_at_is_forgotten(site: Site) -> None:
+    page = site.open()
+    known = """import('/static/batches.js').then(({ Batches }) => {
+        const batches = new Batches((id) => id === '1');
+        const made = Array.from({length: 2000}, (_, n) => batches.of(String(n)));
+        return ['0', '1', '1999'].map((id) => batches.find(id) === made[id]);
+    })"""
+    assert page.run(known) == [False, True, True]
+
+
+def test_the_client_forgets_the_oldest_revisions(site: Site) -> None:
+    page = site.open()
+    wait_live(page)
+    page.run(
+        SERVER.replace("ANSWER", "[...Array(10_001).keys()].map((n) => told(n, 2)).concat(told(0, 1), told(10_000, 1), told('last', 1))")
+    )
+    page.run("globalThis.told = (n, revision) => ({type: 'event', batch_id: `${n}`, event: {revision}})")
+    revisions = """import('/static/streamworker.js').then(async ({ connect }) => {
+        const seen = {};
+        for await (const { batch_id, event } of connect().watch('*')) {
+            seen[batch_id] = event.revision;
+            if (batch_id === 'last') return [seen[0], seen[10_000]];
+        }
+    })"""
+    assert page.run(revisions) == [1, 2]  # what is older is dropped where something newer is remembered
 
 
 def test_below_a_path_of_another_app(site: Site) -> None:

@@ -25,7 +25,7 @@ const STATES = {
   out: ["Signed out", ""],
 };
 
-const world = { batches: new Batches(), queue: new Queue(), signedIn };
+const world = { batches: new Batches((id) => view?.shows?.(id)), queue: new Queue(), signedIn };
 world.live = new Live(world.batches);
 
 let view = null;

@@ -6,6 +6,7 @@ export const TERMINAL = new Set(["completed", "failed", "cancelled"]);
 const RATE_WINDOW = 30000; // milliseconds
 const SAMPLE_EVERY = 500;
 const SAMPLES = 64;
+const KEPT = 1000; // batches; all that happens is told while the list is shown, for days
 const RECENT = 2000; // item changes remembered for a batch, so that an older answer of the API does not undo them
 
 /** One batch. */
@@ -141,11 +142,20 @@ export class Batch {
 /** All batches that were heard of; those nobody looks at are forgotten, the oldest first. */
 export class Batches {
   #known = new Map();
+  #shown;
+
+  /** `shown(id)`: whether somebody looks at this batch. */
+  constructor(shown) {
+    this.#shown = shown;
+  }
 
   /** The batch with this id, which may be a new one. */
   of(id) {
     let found = this.#known.get(id);
-    if (!found) this.#known.set(id, (found = new Batch(id)));
+    if (!found) {
+      this.#known.set(id, (found = new Batch(id)));
+      this.#forget();
+    }
     return found;
   }
 
@@ -154,12 +164,10 @@ export class Batches {
     return this.#known.get(id);
   }
 
-  /** Keep at most `limit`, and those for which `used(id)` in any case. */
-  prune(limit, used) {
-    if (this.#known.size <= limit) return;
+  #forget() {
     for (const id of this.#known.keys()) {
-      if (this.#known.size <= limit) return;
-      if (!used(id)) this.#known.delete(id);
+      if (this.#known.size <= KEPT) return;
+      if (!this.#shown(id)) this.#known.delete(id);
     }
   }
 }

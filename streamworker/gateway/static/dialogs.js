@@ -23,7 +23,9 @@ export function present(heading, content, { wide = false, closed = () => {} } = 
     dialog.addEventListener("close", () => {
       dialog.remove();
       if (open === dialog) open = null;
-      if (before?.isConnected) before.focus({ preventScroll: true });
+      if (before?.isConnected && before !== document.body) before.focus({ preventScroll: true });
+      // What had the focus is gone: a keyboard goes on in the content, not at the top of the page.
+      else if (document.activeElement === document.body) document.getElementById("main").focus({ preventScroll: true });
       closed();
       resolve(dialog.returnValue);
     });

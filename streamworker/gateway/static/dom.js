@@ -50,6 +50,11 @@ export function setProperty(node, name, value) {
   if (node.style.getPropertyValue(name) !== value) node.style.setProperty(name, value);
 }
 
+/** Make these nodes the content of a note; where it says the same already it stays: nothing is read out again, and the focus is kept. */
+export function tell(note, ...parts) {
+  if (note.textContent !== parts.map((part) => part.textContent).join("")) note.replaceChildren(...parts);
+}
+
 /** Show or hide a node. */
 export function show(node, shown) {
   if (node.hidden === shown) node.hidden = !shown;

@@ -3,7 +3,7 @@
 import { arrange, make, setText, show } from "./dom.js";
 import { block, count, line, plural } from "./format.js";
 import { throttle } from "./paint.js";
-import { get } from "./rest.js";
+import { again, get } from "./rest.js";
 
 export class Failures {
   #groups = new Map();
@@ -26,8 +26,8 @@ export class Failures {
     try {
       const { groups } = await get(`api/batches/${encodeURIComponent(this.id)}/failures`, {}, asking.signal);
       this.#place(groups);
-    } catch {
-      // what is shown stays; the next change asks again
+    } catch (error) {
+      again(error, this.load); // what is shown stays
     }
   }
 

@@ -1,11 +1,12 @@
 // One item in full, in a dialog: what became of it, its result, its payload, its checkpoint.
 
-import { badge, make, show } from "./dom.js";
+import { arrange, badge, make, setText, show, tell } from "./dom.js";
+import { TERMINAL } from "./batches.js";
 import { between, block, elapsed, line, moment, plural } from "./format.js";
 import { confirm, present } from "./dialogs.js";
 import { pretty } from "./json.js";
 import { throttle } from "./paint.js";
-import { address, get, post } from "./rest.js";
+import { address, again, get, post } from "./rest.js";
 import { answered } from "./toast.js";
 
 const PARTS = [["result", "Result"], ["payload", "Payload"], ["checkpoint", "Checkpoint"]];
@@ -15,8 +16,14 @@ export class ItemDialog {
   constructor(batch, position, world, closed) {
     Object.assign(this, { batch, position, world });
     this.read = throttle(() => this.#read(), 1000);
+    this.kept = new Map(); // by name: what it tells, as JSON, and the nodes
     this.body = make("div.item", {}, make("p.empty", { role: "status" }, "Reading…"));
     this.retry = make("button.button.primary", { type: "button", hidden: true, "data-action": "retry-item", click: () => this.#ask() }, "Retry this item");
+    this.key = make("bdi");
+    this.badge = badge();
+    this.facts = make("span");
+    this.words = make("div", {}, make("p.key", {}, this.key), make("p.sub", {}, this.badge.node, this.facts), this.retry);
+    this.head = make("div.item-head");
     const ended = () => {
       this.read.stop();
       closed();
@@ -27,18 +34,25 @@ export class ItemDialog {
 
   changed() {
     const told = this.batch.recent.get(this.position)?.item;
-    if (this.item && told && (told.status !== this.item.status || told.attempt !== this.item.attempts)) this.read();
+    if (this.item && (told ? told.status !== this.item.status || told.attempt !== this.item.attempts : this.#missed())) this.read();
     this.#offer();
   }
 
+  /** Of what happened just before the batch was followed no frame tells: any change may then be one of this item. */
+  #missed() {
+    return !TERMINAL.has(this.item.status) && this.batch.event.revision !== this.revision;
+  }
+
   async #read() {
+    this.revision = this.batch.event?.revision;
     try {
       this.item = await get(`api/batches/${encodeURIComponent(this.batch.id)}/items/${this.position}`);
-      this.body.replaceChildren(...this.#parts(this.item));
+      arrange(this.body, [this.#head(this.item), ...this.#parts(this.item)]);
       this.#offer();
     } catch (error) {
+      again(error, this.read);
       if (this.item) return; // what is shown stays
-      this.body.replaceChildren(make("p.empty", {}, error.status === 404 ? "There is no item at this position." : `The item cannot be read: ${line(error.message)}.`));
+      tell(this.body, make("p.empty", {}, error.status === 404 ? "There is no item at this position." : `The item cannot be read: ${line(error.message)}.`));
     }
   }
 
@@ -47,24 +61,40 @@ export class ItemDialog {
     show(this.retry, possible && this.world.live.role === "operator");
   }
 
-  #parts(item) {
+  #head(item) {
     const took = item.started_at && item.finished_at ? between(item.started_at, item.finished_at) : null;
     const when = item.finished_at ? `ended ${moment(item.finished_at)}` : item.started_at && `started ${moment(item.started_at)}`;
     const facts = [plural(item.attempts, "attempt"), when, took != null && `took ${elapsed(took)}`];
-    const sub = make("p.sub", {}, badge(item.status).node, facts.filter(Boolean).join(" · "));
-    const head = make("div.item-head", {}, make("div", {}, make("p.key", {}, make("bdi", {}, line(item.key, 512))), sub, this.retry), item.thumbnail ? this.#picture(item) : null);
-    const sections = [head];
-    if (item.error) sections.push(make("h3", {}, "Error"), make("pre.text.bad", { tabindex: "0" }, make("bdi", {}, block(item.error))));
+    setText(this.key, line(item.key, 512));
+    this.badge.update(item.status);
+    setText(this.facts, facts.filter(Boolean).join(" · "));
+    const picture = item.thumbnail ? this.#keep("picture", [item.thumbnail, item.finished_at], () => [this.#picture(item)]) : [];
+    arrange(this.head, [this.words, ...picture]);
+    return this.head;
+  }
+
+  #parts(item) {
+    const sections = [];
+    if (item.error) sections.push(...this.#keep("error", item.error, () => [make("h3", {}, "Error"), make("pre.text.bad", { tabindex: "0" }, make("bdi", {}, block(item.error)))]));
     for (const [name, words] of PARTS) {
-      if (item[name] != null) sections.push(make("h3", {}, words), pretty(item[name]));
-      else if (item.left_out?.[name]) sections.push(make("h3", {}, words), make("p.sub", {}, line(item.left_out[name])));
+      const [value, without] = [item[name], item.left_out?.[name]];
+      if (value == null && !without) continue;
+      sections.push(...this.#keep(name, [value, without], () => [make("h3", {}, words), value != null ? pretty(value) : make("p.sub", {}, line(without))]));
     }
     return sections;
   }
 
+  /** The nodes that tell this; while it does not change they stay, with the focus and what is selected in them. */
+  #keep(name, told, build) {
+    const text = JSON.stringify(told);
+    let kept = this.kept.get(name);
+    if (kept?.text !== text) this.kept.set(name, (kept = { text, nodes: build() }));
+    return kept.nodes;
+  }
+
   #picture(item) {
     const src = address(`api/batches/${this.batch.id}/items/${item.position}/thumbnail`);
-    const picture = make("img.picture", { src, alt: `Thumbnail of ${line(item.key, 100)}`, error: () => picture.remove() });
+    const picture = make("img.picture", { src, alt: `Thumbnail of ${line(item.key, 100)}`, error: () => show(picture, false) });
     return picture;
   }
 

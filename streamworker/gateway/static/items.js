@@ -1,12 +1,12 @@
 // The items of a batch: a page of a table, by status; one of them in full.
 
-import { arrange, badge, icon, make, setAttribute, setText, show } from "./dom.js";
+import { arrange, badge, icon, make, setAttribute, setText, show, tell } from "./dom.js";
 import { between, count, elapsed, line, plural } from "./format.js";
 import { TERMINAL } from "./batches.js";
 import { dismiss } from "./dialogs.js";
 import { ItemDialog } from "./item.js";
 import { paint, throttle, unpaint } from "./paint.js";
-import { address, get } from "./rest.js";
+import { address, again, get } from "./rest.js";
 
 const STATUSES = ["processing", "pending", "completed", "failed", "cancelled"];
 const PAGE = 50;
@@ -30,13 +30,23 @@ export class Items {
     const status = STATUSES.includes(route.terms.get("items")) ? route.terms.get("items") : "";
     const after = /^\d{1,9}$/.test(route.terms.get("after") ?? "") ? Number(route.terms.get("after")) : null;
     if (status !== this.status || after !== this.after) {
-      if (status !== this.status) this.trail = [];
+      this.#turn(status, after);
       [this.status, this.after] = [status, after];
       for (const link of this.filter.querySelectorAll("a")) setAttribute(link, "aria-current", link.dataset.status === status ? "true" : null);
       this.#read();
     }
     const item = route.terms.get("item");
     if (item !== this.opened) this.#open(item);
+  }
+
+  /** The pages before this one, also where the browser's own Back or Forward leads to it. */
+  #turn(status, after) {
+    const back = this.trail.indexOf(after);
+    if (status !== this.status) this.trail = [];
+    else if (back >= 0) this.trail.length = back;
+    else if (after === this.following) this.trail.push(this.after);
+    else this.trail = []; // a jump: the page before is told by the number alone
+    this.following = undefined;
   }
 
   close() {
@@ -82,8 +92,8 @@ export class Items {
     const head = make("tr", {}, heads.map(([name, kind]) => make(kind ? `th.${kind}` : "th", { scope: "col" }, name)));
     this.table = make("table.items", { hidden: true }, make("caption.unseen", {}, "Items in the order of their positions"), make("thead", {}, head), this.body);
     this.note = make("div.empty", { role: "status" }, "Reading…");
-    this.newerLink = make("a.button", { href: this.base, hidden: true, click: () => (this.back = true) }, icon("back"), "Previous");
-    this.olderLink = make("a.button", { href: this.base, hidden: true, click: () => this.trail.push(this.after) }, "Next", icon("next"));
+    this.newerLink = make("a.button", { href: this.base, hidden: true }, icon("back"), "Previous");
+    this.olderLink = make("a.button", { href: this.base, hidden: true }, "Next", icon("next"));
     this.where = make("span.sub");
     const number = make("input", { type: "text", inputmode: "numeric", pattern: "[0-9]*", size: 8, placeholder: "position", "aria-label": "Go to position", autocomplete: "off" });
     const go = make("form.go", { submit: (event) => this.#go(event, number) }, number, make("button.button", { type: "submit" }, "Go"));
@@ -106,7 +116,6 @@ export class Items {
     event.preventDefault();
     const position = Number.parseInt(number.value, 10);
     if (Number.isNaN(position)) return;
-    this.trail = [];
     location.hash = this.#href({ after: position > 0 ? position - 1 : null });
   }
 
@@ -119,8 +128,9 @@ export class Items {
       if (!asking.signal.aborted) this.#place(told, asked);
     } catch (error) {
       if (asking.signal.aborted) return;
+      again(error, this.reload);
       if (this.#rows.size) return; // what is shown stays
-      this.note.replaceChildren(make("p", {}, `The items cannot be read: ${line(error.message)}.`), make("button.button", { type: "button", click: () => this.#read() }, "Try again"));
+      tell(this.note, make("p", {}, `The items cannot be read: ${line(error.message)}.`), make("button.button", { type: "button", click: () => this.#read() }, "Try again"));
     }
   }
 
@@ -152,8 +162,7 @@ export class Items {
     this.next = nodes;
     show(this.olderLink, next != null);
     if (next != null) setAttribute(this.olderLink, "href", this.#href({ items: this.status, after: next }));
-    if (this.back) this.trail.pop();
-    this.back = false;
+    this.following = next ?? undefined; // null is the first page
     const before = this.trail.length ? this.trail.at(-1) : this.status || this.after == null ? null : this.after - PAGE < 0 ? null : this.after - PAGE;
     show(this.newerLink, this.after != null);
     setAttribute(this.newerLink, "href", this.#href({ items: this.status, after: before }));
@@ -165,12 +174,20 @@ export class Items {
 
   #render() {
     if (this.next) {
-      arrange(this.body, this.next);
+      this.#arrange(this.next);
       show(this.table, this.next.length > 0);
       show(this.note, this.next.length === 0);
       this.next = null;
     }
     for (const row of this.#rows.values()) row.render();
+  }
+
+  /** Place these rows; where the one with the focus is gone, the one at its place has it. */
+  #arrange(rows) {
+    const at = [...this.body.children].findIndex((row) => row.contains(document.activeElement));
+    arrange(this.body, rows);
+    if (at < 0 || this.body.contains(document.activeElement)) return;
+    (rows[Math.min(at, rows.length - 1)] ?? this.filter).querySelector("a").focus({ preventScroll: true });
   }
 
   #open(position) {

@@ -95,7 +95,7 @@ export class Live {
     try {
       for await (const frame of reader) if (this.#readers.get(id) === reader) this.#take(frame, id);
     } catch {
-      return; // the connection is closed for good, which its state tells
+      return; // refused, or the connection is closed for good, which its state tells
     }
     if (this.#readers.get(id) !== reader) return;
     this.#readers.delete(id);

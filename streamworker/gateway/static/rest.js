@@ -13,6 +13,8 @@ export class Refused extends Error {
   }
 }
 
+const AGAIN = 2000; // milliseconds, and at random up to twice that: not all pages at the same moment
+
 const left = new Set();
 const heard = new Set();
 const failed = new Set();
@@ -41,6 +43,11 @@ export const post = (path, body = {}) => ask("POST", address(path), body);
 
 /** DELETE. */
 export const remove = (path) => ask("DELETE", address(path), {});
+
+/** What could not be read since something was away is asked for once more in a while: by `load`, which its view stops. */
+export function again(error, load) {
+  if (error.status === 0 || error.status === 503) setTimeout(load, AGAIN + AGAIN * Math.random());
+}
 
 async function ask(method, url, body, signal) {
   const headers = { accept: "application/json" };

@@ -1,15 +1,15 @@
 // Live progress of batches over one WebSocket (streamworker.v1). No dependencies; Apache-2.0.
-//   const client = connect();                    // or a gateway's /ws, and { token }
-//   client.onstate = (state) => {};              // { connected, redis, postgres, role, closed: an Error }
-//   for await (const frame of client.watch(id))  // "*": all batches
-//     if (frame.event) show(frame.event);        // a snapshot, then events; ends after the batch has
+//   const client = connect(); // or a gateway's /ws, and { token }
+//   client.onstate = (state) => {}; // { connected, redis, postgres, role, closed: an Error }
+//   for await (const frame of client.watch(id)) // "*": all batches
+//     if (frame.event) show(frame.event); // a snapshot, then events; ends after the batch has, throws if refused
 // It comes back by itself and goes on where it was; what is older than the last is dropped, unless it has `reset`.
 
-const SILENCE = 40_000; // ms without a word or a heartbeat: the connection is dead
+const SILENCE = 40_000; // ms without a word: it is dead
 const LONGEST = 30_000; // ms between two attempts
-const MOST = 10_000; // frames that wait for a slow reader; then only the newest of each batch
+const MOST = 10_000; // frames for a slow reader, then the newest of each batch; revisions kept
 
-export const connect = (url = new URL("../ws", import.meta.url), options = {}) => new Client(url, options);
+export const connect = (url = new URL("../ws", import.meta.url), options) => new Client(url, options);
 
 export class Client {
   state = { connected: false, redis: null, postgres: null, role: null, closed: null };
@@ -25,37 +25,33 @@ export class Client {
   constructor(url, { token } = {}) {
     this.#url = String(url).replace(/^http/, "ws");
     this.#protocols = ["streamworker.v1"];
-    if (token) this.#protocols.push(`bearer.${btoa(token).replace(/[+/=]/g, (sign) => ({ "+": "-", "/": "_" })[sign] ?? "")}`);
+    if (token) this.#protocols.push(`bearer.${btoa(token).replace(/\+/g, "-").replace(/\//g, "_").replace(/=/g, "")}`);
     globalThis.addEventListener?.("online", this.reconnect);
     this.#open();
   }
 
-  /** The frames of a batch, of all with "*". Leaving the loop ends it. */
+  /** Frames of a batch, or of all. Leaving the loop ends it. */
   watch(id) {
+    id = id.toLowerCase().replace(/^(.{8})(....)(....)(....)(?=.{12}$)/, "$1-$2-$3-$4-"); // as frames have it
     const reader = new Reader(() => this.#leave(id, reader));
     const watch = this.#watches.get(id) ?? { readers: new Set(), seen: new Map() };
     this.#watches.set(id, watch);
     watch.readers.add(reader);
-    watch.token = undefined; // the new one has seen nothing
+    delete watch.token; // the new one has seen nothing
     if (this.state.closed) reader.end(this.state.closed);
     else this.#subscribe(id, watch);
     return reader;
   }
 
-  /** End everything. */
   close() {
     this.#socket?.close();
     this.#end();
   }
 
-  reconnect = () => {
-    if (this.#again) {
-      clearTimeout(this.#again);
-      this.#open();
-    }
-  };
+  reconnect = () => this.#again && this.#open();
 
   #open() {
+    clearTimeout(this.#again);
     this.#again = null;
     const socket = (this.#socket = new WebSocket(this.#url, this.#protocols));
     this.#listen(socket);
@@ -65,7 +61,7 @@ export class Client {
       this.#listen(socket);
       this.#take(JSON.parse(data));
     };
-    socket.onerror = socket.onclose = ({ code, reason }) => this.#lost(socket, code, reason);
+    socket.onerror = socket.onclose = (event) => this.#lost(socket, event);
   }
 
   #listen(socket) {
@@ -76,7 +72,7 @@ export class Client {
     }, SILENCE);
   }
 
-  #lost(socket, code, reason) {
+  #lost(socket, { code, reason } = {}) {
     if (socket !== this.#socket) return;
     this.#socket = null;
     if (code >= 4400 && code < 4500) return this.#end(Object.assign(new Error(reason || `refused: ${code}`), { code }));
@@ -91,7 +87,7 @@ export class Client {
     this.#again = this.#socket = null;
     globalThis.removeEventListener?.("online", this.reconnect);
     this.#tell({ connected: false, closed: error ?? new Error("closed") });
-    for (const { readers } of [...this.#watches.values()]) [...readers].forEach((reader) => reader.end(error));
+    for (const { readers } of this.#watches.values()) for (const reader of readers) reader.end(error);
   }
 
   #tell(change) {
@@ -114,28 +110,31 @@ export class Client {
   }
 
   #take(frame) {
-    if (frame.type === "hello") {
+    const { type, redis, postgres, role, batch_id: id } = frame;
+    if (type === "hello") {
       this.#attempts = 0;
-      this.#tell({ connected: true, redis: frame.redis, postgres: true, role: frame.role });
-    } else if (frame.type === "state") {
-      this.#tell({ redis: frame.redis, postgres: frame.postgres });
+      this.#tell({ connected: true, redis, postgres: true, role });
+    } else if (type === "state") {
+      this.#tell({ redis, postgres });
     }
-    // What is watched by its id is not told again among all.
-    const own = this.#watches.get(frame.batch_id);
+    if (!id) return;
+    const own = this.#watches.get(id);
     const all = this.#watches.get("*");
-    if (own && frame.id) own.token = frame.id;
-    else if (all && frame.id && frame.batch_id) all.token = frame.id;
-    for (const watch of new Set([own, all])) if (watch && frame.batch_id) this.#pass(watch, frame, watch !== all);
+    const told = own ?? all; // what is watched by its id is not told again among all
+    if (told && frame.id) told.token = frame.id;
+    for (const watch of new Set([own, all])) if (watch) this.#pass(watch, frame, watch === own);
   }
 
   #pass({ seen, readers }, frame, ends) {
-    if (frame.event) {
-      if (!frame.reset && seen.get(frame.batch_id) > frame.event.revision) return;
-      seen.set(frame.batch_id, frame.event.revision);
+    const { batch_id: id, event, code } = frame;
+    if (event) {
+      if (!frame.reset && seen.get(id) > event.revision) return;
+      seen.set(id, event.revision);
+      if (seen.size > MOST) seen.delete(seen.keys().next().value);
     }
-    for (const reader of [...readers]) {
+    for (const reader of readers) {
       reader.push(frame);
-      if (ends && /^(end|error)$/.test(frame.type)) reader.end();
+      if (ends && (code || frame.type === "end")) reader.end(code && code !== 4404 && new Error(frame.message));
     }
   }
 }
@@ -145,6 +144,7 @@ class Reader {
   #wake;
   #end;
   #leave;
+  [Symbol.asyncIterator] = () => this;
 
   constructor(leave) {
     this.#leave = leave;
@@ -168,15 +168,11 @@ class Reader {
       if (this.#end) return { done: true };
       await new Promise((wake) => (this.#wake = wake));
     }
-    return { done: false, value: this.#frames.shift() };
+    return { value: this.#frames.shift() };
   }
 
   async return() {
     this.end();
     return { done: true };
-  }
-
-  [Symbol.asyncIterator]() {
-    return this;
   }
 }

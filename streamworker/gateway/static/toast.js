@@ -6,12 +6,12 @@ import { line } from "./format.js";
 const STAYS = { good: 6000, bad: 15000 };
 const MOST = 4;
 
-/** Show an answer; `kind` is `good` or `bad`. It can be closed, and goes by itself. */
+/** Show an answer, in a region that is there before it, so that it is read out; `kind` is `good` or `bad`. It can be closed, and goes by itself. */
 export function toast(text, kind = "good") {
   const place = document.getElementById("toasts");
   const close = () => node.remove();
   const button = make("button.icon-button", { type: "button", "aria-label": "Close", click: close }, "×");
-  const node = make("div.toast", { role: kind === "bad" ? "alert" : "status", "data-kind": kind }, make("p", {}, make("bdi", {}, line(text, 400))), button);
+  const node = make("div.toast", { "data-kind": kind }, make("p", {}, make("bdi", {}, line(text, 400))), button);
   place.append(node);
   while (place.children.length > MOST) place.firstElementChild.remove();
   let timer = setTimeout(close, STAYS[kind]);

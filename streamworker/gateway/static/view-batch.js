@@ -1,6 +1,6 @@
 // One batch: its figures, its course over time, what is worked on, what failed, and every item.
 
-import { badge, bar, icon, make, setAttribute, setText, show } from "./dom.js";
+import { badge, bar, icon, make, setAttribute, setText, show, tell } from "./dom.js";
 import { ago, between, block, count, duration, elapsed, left, line, moment, percent, plural, rate, short, title } from "./format.js";
 import { Chart } from "./chart.js";
 import { confirm } from "./dialogs.js";
@@ -9,7 +9,7 @@ import { Items } from "./items.js";
 import { Running } from "./running.js";
 import { pretty } from "./json.js";
 import { everySecond, paint, throttle, unpaint } from "./paint.js";
-import { get, post } from "./rest.js";
+import { again, get, post } from "./rest.js";
 import { answered, say } from "./toast.js";
 
 const FIGURES = [["done", "Done"], ["succeeded", "Succeeded"], ["failed", "Failed"], ["rate", "Rate"], ["left", "Time left"], ["took", "Running for"]];
@@ -38,7 +38,8 @@ export class BatchView {
       this.chart.watch(() => paint(this.paintChart)),
       everySecond(this.render),
     ];
-    this.#open();
+    world.live.follow([this.id]); // whatever can be read now: what is told later is then heard
+    this.learn();
   }
 
   /** Another filter, page or item of the same batch. */
@@ -46,6 +47,11 @@ export class BatchView {
     if (route.path[1] !== this.id) return false;
     this.items.update(route);
     return true;
+  }
+
+  /** Whether it is this batch. */
+  shows(id) {
+    return id === this.id;
   }
 
   close() {
@@ -92,30 +98,22 @@ export class BatchView {
     this.place.replaceChildren(heading, this.content, this.note);
   }
 
-  async #open() {
-    if (!(await this.#learn())) return;
-    this.world.live.follow([this.id]);
-    this.failures.load();
-    this.#past();
-  }
-
-  /** Read the row; false when there is none. */
+  /** Read the row, and after the first one what it leads to. */
   async #learn() {
-    this.asking?.abort();
     const asking = (this.asking = new AbortController());
     try {
       const row = await get(`api/batches/${encodeURIComponent(this.id)}`, {}, asking.signal);
-      if (asking.signal.aborted) return false;
+      if (asking.signal.aborted) return;
       if (row.id !== this.id) location.replace(`#/batches/${row.id}`); // it was spelt in another way
       this.batch.learn(row);
       this.told ??= this.batch.event.status;
       this.#details();
       this.#changed();
-      return true;
+      this.past ??= this.#past();
     } catch (error) {
-      if (asking.signal.aborted) return false;
+      if (asking.signal.aborted) return;
       if (!this.batch.row) this.#explain(error);
-      return Boolean(this.batch.row);
+      again(error, this.learn);
     }
   }
 
@@ -133,10 +131,11 @@ export class BatchView {
 
   #explain(error) {
     const unknown = error.status === 404 || error.status === 400;
-    const again = make("button.button", { type: "button", click: () => this.#open() }, "Try again");
+    if (unknown) this.world.live.follow([]);
+    const again = make("button.button", { type: "button", click: this.learn }, "Try again");
     const words = unknown ? "There is no batch with this id, or it has been deleted." : `The batch cannot be read: ${line(error.message)}.`;
     const parts = [make("p.lead", {}, unknown ? "Not found" : "Not reachable"), make("p", {}, words), unknown ? make("a.button", { href: "#/" }, "All batches") : again];
-    this.note.firstElementChild.replaceChildren(...parts);
+    tell(this.note.firstElementChild, ...parts);
     show(this.content, false);
     show(this.note, true);
   }

@@ -1,10 +1,10 @@
 // Dead letters: messages that could not be run, why, and what to do with them.
 
-import { arrange, icon, make, setAttribute, show } from "./dom.js";
+import { arrange, icon, make, setAttribute, show, tell } from "./dom.js";
 import { ago, block, line, moment, plural } from "./format.js";
 import { confirm } from "./dialogs.js";
 import { paint, throttle, unpaint } from "./paint.js";
-import { get, post } from "./rest.js";
+import { again, get, post } from "./rest.js";
 import { answered } from "./toast.js";
 
 const PAGE = 50;
@@ -50,8 +50,10 @@ export class DeadView {
       const told = await get("api/dead", { after: this.after, limit: PAGE }, asking.signal);
       if (!asking.signal.aborted) this.#place(told);
     } catch (error) {
-      if (asking.signal.aborted || this.#letters.size) return;
-      this.note.replaceChildren(make("p", {}, `The dead letters cannot be read: ${line(error.message)}.`), make("button.button", { type: "button", click: () => this.#read() }, "Try again"));
+      if (asking.signal.aborted) return;
+      again(error, this.load);
+      if (this.#letters.size) return;
+      tell(this.note, make("p", {}, `The dead letters cannot be read: ${line(error.message)}.`), make("button.button", { type: "button", click: () => this.#read() }, "Try again"));
     }
   }
 

@@ -1,9 +1,9 @@
 // The list of batches: the newest first, by status, page by page; its rows change in place.
 
-import { arrange, badge, bar, icon, make, setAttribute, setText, show } from "./dom.js";
+import { arrange, badge, bar, icon, make, setAttribute, setText, show, tell } from "./dom.js";
 import { ago, between, count, elapsed, left, line, moment, percent, plural, rate, short, title } from "./format.js";
 import { everySecond, paint, throttle, unpaint } from "./paint.js";
-import { get } from "./rest.js";
+import { again, get } from "./rest.js";
 
 const STATUSES = ["processing", "pending", "completed", "failed", "cancelled"];
 const PAGE = 50;
@@ -38,6 +38,11 @@ export class ListView {
     this.#read(true);
   }
 
+  /** Whether this batch is on the page. */
+  shows(id) {
+    return this.rows.has(id);
+  }
+
   close() {
     for (const end of this.ends) end();
     this.load.stop();
@@ -68,7 +73,9 @@ export class ListView {
       if (asking.signal.aborted) return;
       this.#place(told);
     } catch (error) {
-      if (asking.signal.aborted || (this.rows.size && !fresh)) return;
+      if (asking.signal.aborted) return;
+      again(error, this.load);
+      if (this.rows.size && !fresh) return;
       this.#explain(make("p", {}, `The batches cannot be read: ${error.message}.`), make("button.button", { type: "button", click: () => this.#read(true) }, "Try again"));
     }
   }
@@ -84,7 +91,6 @@ export class ListView {
     });
     const wanted = new Set(batches.map((row) => row.id));
     for (const id of this.rows.keys()) if (!wanted.has(id)) this.rows.delete(id);
-    this.world.batches.prune(3000, (id) => this.rows.has(id));
     const terms = new URLSearchParams(this.status ? { status: this.status } : {});
     show(this.newer, Boolean(this.before));
     setAttribute(this.newer, "href", `#/?${terms}`);
@@ -107,7 +113,7 @@ export class ListView {
   }
 
   #explain(...parts) {
-    this.note.replaceChildren(...parts);
+    tell(this.note, ...parts);
     this.next = [];
     paint(this.render);
   }

@@ -42,6 +42,11 @@ export class WorkersView {
 
   update() {}
 
+  /** Whether this batch is followed here. */
+  shows(id) {
+    return this.#held.has(id);
+  }
+
   close() {
     for (const end of this.ends) end();
     this.load.stop();
@@ -63,14 +68,14 @@ export class WorkersView {
   #place(workers) {
     const named = new Set(workers.map((worker) => worker.worker));
     for (const name of this.#rows.keys()) if (!named.has(name)) this.#rows.delete(name);
+    this.#held = new Set(workers.flatMap((worker) => worker.batches.map((held) => held.batch_id)).slice(0, FOLLOWED));
+    this.world.live.follow(this.#held);
     const nodes = workers.map((worker) => {
       let row = this.#rows.get(worker.worker);
       if (!row) this.#rows.set(worker.worker, (row = new Worker(worker.worker, this.world.batches)));
       row.take(worker);
       return row.node;
     });
-    this.#held = new Set(workers.flatMap((worker) => worker.batches.map((held) => held.batch_id)).slice(0, FOLLOWED));
-    this.world.live.follow(this.#held);
     if (!nodes.length) this.note.replaceChildren(make("p.lead", {}, "No worker is there"), make("p", {}, "Batches wait until one is started:"), make("pre.command", {}, "streamworker run"));
     this.next = nodes;
     paint(this.render);
