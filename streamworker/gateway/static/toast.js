@@ -28,7 +28,7 @@ export function say(text) {
 export async function answered(work, words) {
   try {
     const answer = await work();
-    toast(words(answer));
+    toast(answer?.at_work ? `Begun: ${answer.at_work}.` : words(answer));
     return answer;
   } catch (error) {
     toast(`Not done: ${error.message}`, "bad");
