@@ -57,7 +57,9 @@ class Acquirer:
                 if isinstance(grant, Acquired) and await batches.is_current(connection, grant.state):
                     return grant  # the try before was committed, only its reply was lost
                 asked_at = time.monotonic()
-                grant = await batches.acquire(connection, job.batch_id, claim)
+                found = await batches.acquire(connection, job.batch_id, claim)
+                if not (isinstance(found, Ended) and isinstance(grant, Ended) and found.state == grant.state):  # likewise
+                    grant = found
                 return grant
 
         self._step(job.batch_id, "before")

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from streamworker.broker.consumer import Delivery
 from streamworker.broker.dead_letters import bury
+from streamworker.engine.attempts import WIDEST_WINDOW
 from streamworker.engine.fetcher import RECLAIM_IDLE
 from streamworker.engine.holds import Hold
 from streamworker.engine.patience import Patience
@@ -55,7 +56,7 @@ class Endings:
     async def conclude(self, *endings: Ending) -> None:
         """The ends are durable: announce them, note that, and only then acknowledge."""
         self._tell_finished([ending for ending in endings if ending.fresh])
-        events = [event_of(ending.state, [*ending.items, *await self._cut_off(ending.state)]) for ending in endings]
+        events = [event_of(ending.state, await self._items(ending)) for ending in endings]
         self._steps(endings, "announce", "before")
         await self._services.announcer.announce_ends(events)
         self._steps(endings, "announce", "after")
@@ -71,16 +72,17 @@ class Endings:
         for ending in endings:
             self._services.events.emit(BatchAcknowledged(batch_id=ending.state.id, entry_id=ending.delivery.entry_id))
 
-    async def _cut_off(self, state: BatchState) -> list[ItemEvent]:
-        """What the end of the batch has cancelled, if it was not its items' end."""
-        if state.status == "completed":
-            return []
+    async def _items(self, ending: Ending) -> list[ItemEvent]:
+        """What is to be told of its items, and what the end of the batch has cancelled, if it was not its items' end."""
+        told = list(ending.items)
+        if ending.state.status == "completed":
+            return told
 
         async def read() -> list[ItemEvent]:
             async with self._services.small.acquire() as connection:
-                return await read_cut_off(connection, state.id, EVENT_ITEMS)
+                return await read_cut_off(connection, ending.state.id, WIDEST_WINDOW, EVENT_ITEMS)
 
-        return await self._patience.persist(read)
+        return (told + await self._patience.persist(read))[:EVENT_ITEMS]
 
     async def fail(self, state: BatchState, error: str, delivery: Delivery, seconds: float) -> None:
         """The batch as a whole has failed: record it, unless somebody else was faster."""

@@ -14,6 +14,7 @@ from redis.exceptions import ResponseError
 
 from streamworker.broker.consumer import Consumer, group_is_gone
 from streamworker.engine.announcer import Announcer
+from streamworker.engine.attempts import WIDEST_WINDOW
 from streamworker.engine.progress import EVENT_ITEMS, event_of
 from streamworker.observe.events import Events, Reconciled
 from streamworker.store.leases import end_when_silent, try_lock
@@ -25,6 +26,7 @@ from streamworker.store.reconciling import (
     Undispatched,
     find_unannounced,
     find_undispatched,
+    find_unlocked,
     find_unregistered,
     mark_announced,
     register_entry,
@@ -119,7 +121,11 @@ class Reconciler:
     async def _announce_ends(self, connection: asyncpg.Connection[asyncpg.Record]) -> int:
         ended = await find_unannounced(connection, MOST_ENDS)
         if ended:
-            cut_off = {state.id: await read_cut_off(connection, state.id, EVENT_ITEMS) for state in ended if state.status != "completed"}
+            cut_off = {
+                state.id: await read_cut_off(connection, state.id, WIDEST_WINDOW, EVENT_ITEMS)
+                for state in ended
+                if state.status != "completed"
+            }
             events = [event_of(state, cut_off.get(state.id, [])) for state in ended]
             await asyncio.wait_for(self._announcer.announce_ends(events), 5.0)
             await mark_announced(connection, ended)
@@ -145,6 +151,9 @@ class Reconciler:
     async def _dispatch_page(self, connection: asyncpg.Connection[asyncpg.Record], page: list[Undispatched]) -> int:
         lost = await self._find_lost([batch.entry_id for batch in page if batch.entry_id is not None])
         again = [batch for batch in page if batch.entry_id is None or batch.entry_id in lost]
+        if again:  # one that somebody is changing must not hold up the others: it is looked at again in a second
+            unlocked = await find_unlocked(connection, [batch.batch_id for batch in again])
+            again = [batch for batch in again if batch.batch_id in unlocked]
         replaced: list[str] = []
         for batch in again:
             entry_id = await self._consumer.enqueue(str(batch.batch_id))

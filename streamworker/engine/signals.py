@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 
 class StopSignals:
     """The first signal calls `act`, the second ends the process at once, as a death.
@@ -24,8 +26,9 @@ class StopSignals:
     def listen(self) -> None:
         """Hear them from now on; outside the main thread, where nobody can, whoever runs us says when to end."""
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in STOP_SIGNALS:
                 signal.signal(number, self._signalled)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # a worker that replaces itself blocks them meanwhile
 
     @contextmanager
     def cancelling(self) -> Iterator[None]:

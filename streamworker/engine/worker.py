@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -28,7 +29,7 @@ from streamworker.engine.processors import OpenProcessors
 from streamworker.engine.reconciler import Reconciler
 from streamworker.engine.runner import Runner
 from streamworker.engine.services import Services
-from streamworker.engine.signals import StopSignals
+from streamworker.engine.signals import STOP_SIGNALS, StopSignals
 from streamworker.engine.stuck import Rescue
 from streamworker.engine.waiting_room import WaitingRoom
 from streamworker.observe.events import Events, WorkerStarted, WorkerStopped, WorkerStopping
@@ -50,6 +51,8 @@ LOG = logging.getLogger("streamworker.engine")
 
 def restart_process() -> None:
     """Become a fresh worker under the same process id: the one way to end user code that cannot be ended."""
+    # What comes from now on waits, and reaches the fresh process when that begins to listen.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # it is closed
             stream.flush()
@@ -107,6 +110,7 @@ class Worker:
             stack.push_async_callback(processors.close)
             if self._settings.processors:
                 await processors.check()  # what the user named must be there; what a batch may name is loaded with it
+            self._signals.listen()  # once more: what was imported may have set handlers of its own
             if self._settings.http_address is not None:
                 LOG.warning("HTTP_ADDRESS is set, but this release serves no HTTP")
             clients = self._open_redis(stack)  # connects to nothing yet, but refuses a bad URL before anything is waited for

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 from uuid import UUID
@@ -19,6 +20,8 @@ from streamworker.gateway.rights import require
 from streamworker.messages import TERMINAL
 from streamworker.store import catalog
 from streamworker.store.pool import Pool
+
+log = logging.getLogger("streamworker.gateway")
 
 LONGEST_WAIT = ANSWER_SECONDS - 2
 AT_WORK = "the batch is large: Postgres is still at work on it, and goes on by itself"
@@ -63,8 +66,15 @@ async def _in_time(request: Request, action: Callable[[Callable[[], None]], Coro
     acting = keep(request, action(begun.set))
     done, _ = await asyncio.wait([acting], timeout=LONGEST_WAIT)
     if not done and begun.is_set():
+        acting.add_done_callback(_tell_failure)
         return reply({"at_work": AT_WORK}, 202)
     return await asyncio.shield(acting)
+
+
+def _tell_failure(acting: asyncio.Future[Response]) -> None:
+    """Nobody waits for the answer any more."""
+    if not acting.cancelled() and (error := acting.exception()) is not None:
+        log.error("an action that was begun has failed: %s", error)
 
 
 async def _why_not(pool: Pool, batch_id: UUID, position: int | None) -> str:

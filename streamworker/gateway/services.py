@@ -24,6 +24,8 @@ from streamworker.store.pool import CONNECTION_ERRORS, Pool, open_pool, refusal
 
 POOL_SIZE = 10
 STATEMENT_TIMEOUT = 10.0
+# Whoever waits for a lock for so long is told so, and not that Postgres is at work.
+LOCK_TIMEOUT = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,9 @@ async def _open_pool(settings: Settings, prepare: Callable[[Any], Awaitable[obje
     url = settings.database_url
     assert url is not None
     try:
-        pool = await open_pool(url, size=POOL_SIZE, application_name="streamworker gateway", statement_timeout=STATEMENT_TIMEOUT)
+        pool = await open_pool(
+            url, size=POOL_SIZE, application_name="streamworker gateway", statement_timeout=STATEMENT_TIMEOUT, lock_timeout=LOCK_TIMEOUT
+        )
     except CONNECTION_ERRORS as error:
         raise refusal(error, url) from error
     try:

@@ -251,7 +251,7 @@ async def fail(connection: Connection, batch_id: UUID, error: str, taken_by: str
     """
     row = await connection.fetchrow(query("fail_batch"), batch_id, error, taken_by)
     assert row is not None
-    await connection.execute(query("take_time"))
+    await connection.execute(query("take_time"), True)
     await connection.execute(query("cancel_open_items"), batch_id, timeout=LONGEST_STATEMENT)
     fresh = await read_state(connection, batch_id)
     assert fresh is not None

@@ -45,11 +45,11 @@ async def read_overview(pool: Pool, newest: int, open: int) -> list[ProgressEven
     return [_event(row) for row in await pool.fetch(query("overview_batches"), newest, open)]
 
 
-async def read_cut_off(connection: Connection, batch_id: UUID, most: int) -> list[ItemEvent]:
-    """What the end of this batch has cancelled: of a large batch `most` items around those that were under way."""
+async def read_cut_off(connection: Connection, batch_id: UUID, width: int, most: int) -> list[ItemEvent]:
+    """What the end of this batch has cancelled, at most so many items: what was under way, within so many positions, comes first."""
     return [
         ItemEvent(row["position"], row["key"], row["status"], row["attempts"], error=row["error"])
-        for row in await connection.fetch(query("items_cut_off"), batch_id, most)
+        for row in await connection.fetch(query("items_cut_off"), batch_id, width, most)
     ]
 
 

@@ -37,6 +37,11 @@ async def find_unregistered(connection: Connection, limit: int) -> list[Undispat
     return [Undispatched(row["id"], row["entry_id"], row["created_at"]) for row in rows]
 
 
+async def find_unlocked(connection: Connection, batch_ids: Sequence[UUID]) -> set[UUID]:
+    """Those of the batches whose row nobody holds just now."""
+    return {row["id"] for row in await connection.fetch(query("find_unlocked"), batch_ids)}
+
+
 async def register_entry(connection: Connection, batch_id: UUID, before: str | None, entry_id: str) -> bool:
     """Let a new stream entry stand for the batch; False when somebody was faster, or the batch has ended."""
     return await connection.fetchval(query("register_entry"), batch_id, before, entry_id) is not None

@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 from redis.exceptions import RedisError
 
+from tests.flows.database import Database
 from tests.flows.processors import hold, sleep
 from tests.flows.scene import GROUP, PROGRESS, STREAM, Scene
 from tests.flows.wires import Server, Wires
@@ -128,6 +129,19 @@ def test_a_producer_that_commits_and_never_sends_a_word(scene: Scene) -> None:
     batch_id = scene.submit(["a"])
     assert scene.wait_start(batch_id, 0).at - before < 2
     check_ran_once(scene, batch_id, 1)
+
+
+def test_a_batch_that_somebody_changes_for_long_holds_no_other_up(scene: Scene) -> None:
+    changed = scene.submit(["a"])
+    changing = Database(scene.database_url, scene.background)  # as a cancel of millions of items does
+    changing.rows("BEGIN")
+    changing.rows("SELECT FROM streamworker.batches WHERE id = $1 FOR UPDATE", changed)
+    other = scene.submit(["not held up"])
+    scene.start_worker()
+    check_ran_once(scene, other, 1)
+    changing.rows("COMMIT")
+    check_ran_once(scene, changed, 1)
+    changing.close()
 
 
 def test_a_producer_that_sends_first_and_commits_later(scene: Scene) -> None:

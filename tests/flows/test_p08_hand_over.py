@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -44,6 +45,24 @@ def test_the_item_in_flight_ends_and_another_worker_goes_on(scene: Scene, number
     assert scene.starts(batch_id) == [(0, 1), (1, 1), (2, 1), (3, 1)]
     assert "worker stopped" in first.messages()
     scene.wait_announced(batch_id)
+
+
+def test_a_processor_that_sets_handlers_of_its_own_takes_none_of_ours(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_DFL)\nfrom tests.flows.processors import work\n"
+    (tmp_path / "own_handlers.py").write_text(text)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    worker = scene.start_worker(processor="own_handlers:work", shutdown_timeout="20s")
+    batch_id = scene.job([hold("gate"), "b"])
+    scene.wait_start(batch_id, 0)
+    worker.terminate()
+    worker.wait_logged("worker stops")
+    scene.open("gate")
+    assert worker.wait_ended() == 0
+    scene.start_worker()
+    scene.wait_end(batch_id)
+    assert scene.starts(batch_id) == [(0, 1), (1, 1)]
 
 
 def test_nothing_new_is_started_after_the_signal(scene: Scene) -> None:

@@ -1,2 +1,2 @@
--- Until the end of the transaction: what changes every row of a large batch takes as long as it takes.
-SELECT set_config('statement_timeout', '0', true)
+-- What changes every row of a large batch takes as long as it takes; until the end of the transaction, or of the session.
+SELECT set_config('statement_timeout', '0', $1)
