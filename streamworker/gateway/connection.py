@@ -11,6 +11,8 @@ from streamworker.gateway.frames import Frame
 
 MOST_BYTES = 1024 * 1024
 MOST_FRAMES = 1_000
+MOST_STATES = 5_000
+SLOW = 4508  # the code for a client that does not keep up, and shall come back
 OVERTAKEN = frozenset({"event", "snapshot", "end", "live"})  # what a fresh snapshot makes up for
 
 
@@ -18,8 +20,8 @@ class Connection:
     """What one client watches and what it has yet to be sent.
 
     Frames are shared among the clients. One that reads too slowly loses the frames of its batches, and gets the state of each
-    of them (`resync`) once it has read what else was waiting. Of a batch in the list of all only the newest state waits, and
-    only while it is in that list.
+    of them (`resync`) once it has read what else was waiting. Of a batch in the list of all only the newest state waits;
+    whoever has not read of thousands of them is sent away, to come back with its token.
     """
 
     __slots__ = (
@@ -100,14 +102,15 @@ class Connection:
             self.last_sent = time.monotonic()
             return
         self._states[key] = frame.bare if key in self._states else frame
+        if len(self._states) > MOST_STATES:
+            self.forget_states()
+            self.close(SLOW, f"more than {MOST_STATES:,} batches changed, and were not read of")
+            if self.cut is not None:
+                self.cut()
         self._wake()
 
-    def forget_state(self, key: str) -> None:
-        """What is waiting under this key is of no interest any more."""
-        self._states.pop(key, None)
-
     def forget_states(self) -> None:
-        """All of that is told anew."""
+        """All of that is told anew, or to nobody any more."""
         self._states.clear()
 
     def _is_empty(self) -> bool:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
-from streamworker.gateway.connection import Connection
+from streamworker.gateway.connection import SLOW, Connection
 from streamworker.gateway.feeds import QUIET, Feeds
 from streamworker.gateway.frames import ALL, HEARTBEAT, PING, Frame, Hello, State, frame
 from streamworker.gateway.overview import Overview
@@ -210,7 +210,7 @@ class Hub:
         for connection in list(self._connections):
             since = connection.sending_since
             if since is not None and now - since > PATIENCE:
-                connection.close(4508, f"nothing was read for {PATIENCE:g} seconds")
+                connection.close(SLOW, f"nothing was read for {PATIENCE:g} seconds")
                 if connection.cut is not None:
                     connection.cut()
             elif since is None and now - connection.last_sent >= HEARTBEAT - QUIET:

@@ -150,11 +150,9 @@ class Overview:
         self.read_at = 0.0
 
     def drop(self, batch_id: str) -> None:
-        """The batch is no more, or no more of those that are told: so much and no more waits for whoever reads slowly."""
+        """The batch is no more."""
         self._known.pop(batch_id, None)
         self._due.pop(batch_id, None)
-        for connection in self.watchers:
-            connection.forget_state(batch_id)
 
     def tell_due(self) -> float | None:
         """Tell what has waited long enough; returns when to come again (seconds), None when nothing waits."""

@@ -153,11 +153,12 @@ async def test_of_all_batches_only_the_newest_state_waits(scene: LiveScene) -> N
         assert revisions == sorted(set(revisions))
 
 
-async def test_of_all_batches_no_more_wait_than_are_told(scene: LiveScene, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, number in (("NEWEST", 3), ("MOST_OPEN", 3), ("MOST_KNOWN", 6)):
-        monkeypatch.setattr(f"streamworker.gateway.overview.{name}", number)
-    sleeper = scene.hub.admit()
+async def test_who_does_not_read_of_many_batches_is_sent_away_and_comes_back(scene: LiveScene, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, number in (("overview.NEWEST", 3), ("overview.MOST_OPEN", 3), ("overview.MOST_KNOWN", 6), ("connection.MOST_STATES", 10)):
+        monkeypatch.setattr(f"streamworker.gateway.{name}", number)
+    sleeper, cut = scene.hub.admit(), list[bool]()
     assert sleeper is not None
+    sleeper.cut = lambda: cut.append(True)
     async with scene.socket("*") as client:
         token = (await client.until("live"))[-1]["id"]
         await scene.hub.subscribe(sleeper, ["*"])
@@ -166,13 +167,16 @@ async def test_of_all_batches_no_more_wait_than_are_told(scene: LiveScene, monke
             await batch.step(1, "completed")
             while (frame := await client.event())["batch_id"] != str(batch.batch_id) or frame["event"]["revision"] != 1:
                 pass
-            assert len(sleeper._states) <= 7  # and `live`
-        assert b'"revision":1' in sleeper._states[str(batch.batch_id)].json
-        for _ in range(2):
-            await scene.hub.subscribe(sleeper, ["*"], read_since(token))
-            assert len(sleeper._states) <= 7
-            assert {b'"reset":true' in frame.json for frame in sleeper._states.values() if frame.kind == "snapshot"} == {True}
+            assert len(sleeper._states) <= 10
+        assert cut
+        assert sleeper.closing == (4508, "more than 10 batches changed, and were not read of")
     scene.hub.leave(sleeper)
+    again = scene.hub.admit()
+    assert again is not None
+    await scene.hub.subscribe(again, ["*"], read_since(token))  # more has changed than is told of in one go
+    assert {b'"reset":true' in frame.json for frame in again._states.values() if frame.kind == "snapshot"} == {True}
+    assert b'"revision":1' in again._states[str(batch.batch_id)].json
+    scene.hub.leave(again)
 
 
 async def test_nothing_is_left_of_those_who_have_gone(scene: LiveScene) -> None:
