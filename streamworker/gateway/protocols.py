@@ -39,10 +39,11 @@ class Bounds:
 
 
 class Gate:
-    """Counts the connections of a server."""
+    """Counts the connections of a server: those that are there, and those that have `ended`."""
 
     def __init__(self, bounds: Bounds) -> None:
         self.bounds = bounds
+        self.ended = 0
         self._inside: dict[asyncio.BaseTransport, str] = {}
         self._of_address: Counter[str] = Counter()
 
@@ -59,6 +60,7 @@ class Gate:
         """A connection has ended."""
         address = self._inside.pop(transport, None)
         if address is not None:
+            self.ended += 1
             self._of_address[address] -= 1
             if not self._of_address[address]:
                 del self._of_address[address]

@@ -17,6 +17,7 @@ import uvicorn
 from streamworker.errors import ConfigurationError
 from streamworker.gateway.application import build
 from streamworker.gateway.frames import MAX_FRAME
+from streamworker.gateway.garbage import collected_seldom
 from streamworker.gateway.limits import HEAD_BYTES, Rate
 from streamworker.gateway.protocols import MOST_CONNECTIONS, Bounds, Gate, HttpProtocol, WebSocketProtocol
 from streamworker.gateway.services import Running
@@ -40,8 +41,9 @@ async def serve(settings: Settings, started: Callable[[str], None]) -> int:
     """Serve until SIGTERM or SIGINT; `started` is told the URL once it listens. Returns the exit code."""
     with listen(*settings.gateway_address) as listener:
         app = build(settings)
-        server = Server(configure(app, Bounds(connections=_room())), app.state.running, lambda: started(place_of(listener)))
-        with _signals(server):
+        gate = Gate(Bounds(connections=_room()))
+        server = Server(configure(app, gate), app.state.running, lambda: started(place_of(listener)))
+        with _signals(server), collected_seldom(lambda: gate.ended):
             try:
                 async with app.router.lifespan_context(app):
                     await server.serve(sockets=[listener])
@@ -82,11 +84,10 @@ def place_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
-def configure(app: Any, bounds: Bounds) -> uvicorn.Config:
+def configure(app: Any, gate: Gate) -> uvicorn.Config:
     """How uvicorn serves the app: with our protocols, one message a frame and no compression, and nothing believed of a proxy."""
     logging.getLogger("uvicorn").setLevel(logging.WARNING)  # it tells of each socket, and we of what matters
     logging.getLogger("uvicorn.error").addFilter(_is_told)
-    gate = Gate(bounds)
     return uvicorn.Config(
         app,
         http=partial(HttpProtocol, gate=gate),  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ from websockets.asyncio.client import ClientConnection
 
 from streamworker.gateway.application import build
 from streamworker.gateway.hub import Hub
-from streamworker.gateway.protocols import Bounds
+from streamworker.gateway.protocols import Bounds, Gate
 from streamworker.gateway.resume import read_position
 from streamworker.gateway.rights import Authorise
 from streamworker.gateway.server import Server, configure, listen
@@ -213,7 +213,7 @@ async def gateway_on(
     app = build(settings_for(redis_url, database_url, **settings), authorise)
     with listen("127.0.0.1", port) as listener:
         listening = asyncio.Event()
-        config = uvicorn.Config(app, lifespan="off", log_config=None) if plain else configure(app, Bounds())
+        config = uvicorn.Config(app, lifespan="off", log_config=None) if plain else configure(app, Gate(Bounds()))
         server = Server(config, app.state.running, listening.set)
         async with app.router.lifespan_context(app):
             serving = asyncio.create_task(server.serve(sockets=[listener]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -22,7 +23,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from streamworker.cli import main
-from streamworker.gateway import protocols
+from streamworker.gateway import garbage, protocols
 from streamworker.gateway.application import build
 from streamworker.gateway.protocols import Bounds, Gate, WebSocketProtocol
 from streamworker.gateway.server import Server, configure, listen, place_of
@@ -275,7 +276,7 @@ def serve(redis_server: RedisServer, database_url: str) -> Any:
         app = build(settings_for(redis_server.url, database_url))
         with listen("127.0.0.1", 0) as listener:
             listening = asyncio.Event()
-            server = Server(configure(app, bounds), app.state.running, listening.set)
+            server = Server(configure(app, Gate(bounds)), app.state.running, listening.set)
             async with app.router.lifespan_context(app):
                 serving = asyncio.create_task(server.serve(sockets=[listener]))
                 await listening.wait()
@@ -453,3 +454,27 @@ class TestBytes:
         one.resume_writing()
         assert written == [b"\x8a\x01b"]
         await asyncio.gather(*one.tasks)
+
+
+async def test_no_full_collection_stops_anything_until_connections_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("LOOK_EVERY", 0.01), ("OFTEN", 0.0), ("MANY", 3)):
+        monkeypatch.setattr(garbage, name, value)
+    before, ended, full = gc.get_threshold(), [0], list[int]()
+
+    def note(phase: str, info: dict[str, int]) -> None:
+        if phase == "stop" and info["generation"] == 2:
+            full.append(info["collected"])
+
+    with garbage.collected_seldom(lambda: ended[0]):
+        gc.callbacks.append(note)
+        try:
+            kept = [[number] for number in range(300_000)]
+            await asyncio.sleep(0.05)
+            assert (len(kept), full) == (300_000, [])
+            ended[0] = 3
+            async with asyncio.timeout(20):
+                while not full:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+        finally:
+            gc.callbacks.remove(note)
+    assert gc.get_threshold() == before
