@@ -168,10 +168,12 @@ class Scene:
             seen = [str(part) for part in (late, *rows, *self.log()[-5:], *(worker.tail() for worker in self.workers[-2:]))]
             raise AssertionError("\n".join(seen)) from None
 
-    def run(self, items: Sequence[Any], processor: str = "work", **fields: Any) -> tuple[asyncpg.Record, list[asyncpg.Record]]:
+    def run(
+        self, items: Sequence[Any], processor: str = "work", seconds: float = 30.0, **fields: Any
+    ) -> tuple[asyncpg.Record, list[asyncpg.Record]]:
         """Run a batch to its completion; returns its row and those of its items."""
         batch_id = self.job(items, processor=processor, **fields)
-        return self.wait_end(batch_id), self.items(batch_id)
+        return self.wait_end(batch_id, seconds=seconds), self.items(batch_id)
 
     def log(self, batch_id: UUID | None = None) -> list[Line]:
         """The lines of the item log, of one batch or of all."""

@@ -179,7 +179,7 @@ def test_what_forks_stays_one_worker(shared: Scene, worker: WorkerProcess, mode:
 
 def test_a_million_calls_of_progress_are_few_events(shared: Scene, worker: WorkerProcess, mode: tuple[str, str], full: bool) -> None:
     times = 1_000_000 if full else 100_000
-    row, items = shared.run([act("tell", times=times)], mode[1])
+    row, items = shared.run([act("tell", times=times)], mode[1], seconds=300)
     assert items[0]["status"] == "completed"
     began, ended = (line.at for line in shared.log(row["id"]))
     shared.wait_announced(row["id"])
