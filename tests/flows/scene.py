@@ -17,6 +17,7 @@ import redis
 from streamworker.broker.revisions import Revisions, Verdict
 from streamworker.messages import TERMINAL, ProgressEvent, decode_event
 from tests.flows.database import Background, Database
+from tests.flows.failing_worker import FAULT, STEP
 from tests.flows.processors import FOLDER, gate_file
 from tests.flows.residue import Residue
 from tests.flows.workers import FAILING, PLAIN, WorkerProcess
@@ -80,8 +81,7 @@ class Scene:
 
     def begin_worker(self, *, step: str = "", fault: str = "kill", **settings: str) -> WorkerProcess:
         """Start a worker and go on; with `step` it has a fail point. Settings are called as in the environment, in small letters."""
-        fail_point = {"test_step": step, "test_fault": fault} if step else {}
-        environment = self._environment(**settings, **fail_point)
+        environment = self._environment(**settings) | ({STEP: step, FAULT: fault} if step else {})
         log = self.folder / f"worker-{next(self._numbers)}.log"
         worker = WorkerProcess(environment, log, FAILING if step else PLAIN)
         self.workers.append(worker)
