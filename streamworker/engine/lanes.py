@@ -48,6 +48,17 @@ class Lane:
         if self.running is not None:
             self.running.cancel()
 
+    def go_on(self, context: ItemContext, now: float) -> None:
+        """The item it ran has ended, and the one of `context` has begun."""
+        self.leave()
+        self.context, self.began = context, now
+
+    def leave(self) -> None:
+        """The item it ran has ended."""
+        if self.context is not None:
+            self.context.stopped = True
+            self.context = None
+
     async def be_fair(self) -> None:
         """Let others have the loop."""
         await asyncio.sleep(0)
@@ -87,7 +98,10 @@ class Lanes:
                 lane.running.uncancel()
 
     async def call(self, lane: Lane, policy: Policy, context: ItemContext, answer: Coroutine[Any, Any, Outcome]) -> Outcome:
-        """Await the answer on one item. Cancelling the lane interrupts it, and so does the item's time limit, which is a failure."""
+        """Await the answer on one item. Cancelling the lane interrupts it, and so does the item's time limit, which is a failure.
+
+        Where the lane has gone on meanwhile, it is the answer on its last item.
+        """
         call = lane.call
         call.timed_out = call.told = False
         if self._item_timeout is not None:
@@ -96,20 +110,20 @@ class Lanes:
         call.running = True
         try:
             outcome = await answer
-            return self._judge(lane, context) if isinstance(outcome, Interrupted) else outcome
+            return self._judge(lane) if isinstance(outcome, Interrupted) else outcome
         finally:
-            context.stopped = True
-            lane.context = None
+            lane.leave()
             call.running = False
             call.overdue_at = lane.began = float("inf")
             if lane.timeout is not None:
                 self._unlimit(lane)
 
-    def _judge(self, lane: Lane, context: ItemContext) -> Outcome:
+    def _judge(self, lane: Lane) -> Outcome:
         """What it means that an item was cancelled."""
         if lane.call.timed_out:
             return self._timed_out()
-        if context.interrupted or lane.running is None or (self.above is not None and self.above.cancelling()):
+        wanted = lane.context is not None and not lane.context.interrupted
+        if not wanted or lane.running is None or (self.above is not None and self.above.cancelling()):
             return Interrupted()
         while lane.running.cancelling():  # the processor cancelled its own task: that is its own affair, and an attempt
             lane.running.uncancel()

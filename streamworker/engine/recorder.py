@@ -26,7 +26,7 @@ EVENT_ITEMS = 500
 
 # How long quick items gather for one commit: so many times as long as it takes, at most so long (seconds).
 GATHERING = 4
-LONGEST_GATHERING = 0.005
+LONGEST_GATHERING = 0.010
 
 # A checkpoint for which nobody waits is written after so many seconds at the latest.
 NOTED_WITHIN = 1.0

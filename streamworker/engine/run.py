@@ -17,14 +17,15 @@ from streamworker.engine.lanes import Lane, Lanes
 from streamworker.engine.processors import AnyProcessor
 from streamworker.engine.progress import Progress, charged_event, item_event, tell_rows
 from streamworker.engine.recorder import Recorder
+from streamworker.engine.relay import Relay
 from streamworker.engine.services import Services
 from streamworker.engine.source import ItemSource, Work, batch_info, item_of
-from streamworker.engine.sprint import Sprint
+from streamworker.engine.sprint import Parts, Sprint
 from streamworker.errors import ConfigurationError, LeaseLost
 from streamworker.messages import TERMINAL, ItemEvent, clean_text
 from streamworker.observe.events import ItemStarted, OutageOver, Step
 from streamworker.processors.api import Unavailable
-from streamworker.processors.calls import OpenProcessor
+from streamworker.processors.isolated import IsolatedProcessor
 from streamworker.processors.outcomes import Failed, Interrupted, Outcome, Succeeded, failure_of
 from streamworker.store import items
 from streamworker.store.batches import Acquired, BatchState, Connection, timed_out, too_many_failures
@@ -58,7 +59,7 @@ class Run:
             self._batch, hold, self._progress.told, self._recorder.checkpoint, self._recorder.note, asyncio.get_running_loop(),
             time.monotonic() + grant.seconds_left,
         )  # fmt: skip
-        self._sprint = self._sprint_of(processor) if settings.item_timeout is None else None
+        self._quick = self._quick_by(processor) if settings.item_timeout is None else None
         self.failure: str | None = None
         self.away: Away | None = None
         self.got_through: Callable[[], None] = lambda: None
@@ -160,11 +161,17 @@ class Run:
                 if lane.is_greedy:
                     await lane.be_fair()
 
-    def _sprint_of(self, processor: AnyProcessor) -> Sprint | None:
-        told = self._services.events.detailed or self._services.events.hooked  # each start, to somebody who listens
-        if told or not isinstance(processor, OpenProcessor) or not processor.is_direct:
-            return None
-        return Sprint(processor, self._batch.id, self._hold, self._source, self._recorder, self._voice, self._is_last)
+    def _quick_by(self, processor: AnyProcessor) -> Sprint | Relay | None:
+        """A way to run quick items one after another, where there is one."""
+        if self._services.events.detailed or self._services.events.hooked:
+            return None  # each start is told to somebody who listens
+        parts = Parts(
+            self._batch.id, self._hold, self._source, self._recorder, self._voice, self._lanes, self._policy,
+            lambda: not self._alone.locked(), self._is_last,
+        )  # fmt: skip
+        if isinstance(processor, IsolatedProcessor):
+            return Relay(processor, parts)
+        return Sprint(processor, parts) if processor.is_direct else None
 
     async def _start_alone(self, lane: Lane, work: Work) -> Work | None:
         """As `_start`; nothing else runs beside an item that is under suspicion."""
@@ -200,17 +207,13 @@ class Run:
 
     async def _start_quick(self, lane: Lane, work: Work) -> Work | None:
         """As `_start`, and in the same go those that follow, as long as they are quick."""
-        sprint = self._sprint
-        if sprint is None or not sprint.may_start(work):
+        quick = self._quick
+        if quick is None or not quick.may_start(work):
             return await self._start(lane, work)
-        underway = sprint.run(lane, work.item)
-        if underway is None:
+        last = await quick.run(lane, work.item)
+        if last is None:
             return None
-        work, came = Work(underway.item, 1), underway.came
-        if not isinstance(came, Outcome):
-            lane.began = underway.began
-            came = await self._lanes.call(lane, self._policy, underway.context, sprint.finish(came))
-        return await self._ended(work, underway.context, underway.began, came)
+        return await self._ended(Work(last.item, 1), last.context, last.began, last.outcome)
 
     async def _ended(self, work: Work, context: ItemContext, began: float, outcome: Outcome) -> Work | None:
         item = work.item

@@ -32,12 +32,18 @@ LOG_RATE, LOG_BURST = 1_000.0, 4_000.0
 _ASIDE = (frames.Told, frames.Checkpoint, frames.Logged)
 
 
+# An item and its context; and what gives the one that follows on an answer, or None where whoever asked is to see that answer.
+Order = tuple[Item, Context]
+Follow = Callable[[frames.Succeeded], Order | None]
+
+
 class ChildDied(Exception):
-    """The process has ended; `started` tells whether it had begun with what it was asked for."""
+    """The process has ended; `started` tells whether it had begun with what it was asked for, and `order` which item that was."""
 
     def __init__(self, text: str, started: bool = True) -> None:
         super().__init__(text)
         self.started = started
+        self.order: Order | None = None
 
 
 class ChildProcess:
@@ -51,6 +57,7 @@ class ChildProcess:
         self._item: Item | None = None
         self._context: Context | None = None
         self._batch: object = None
+        self._follow: Follow | None = None
         self._storing: set[asyncio.Future[None]] = set()
         self._logs = Budget(LOG_RATE, LOG_BURST)
         self._output = Output(self._spawned.output, self._ids, self._loop)
@@ -85,34 +92,52 @@ class ChildProcess:
         """Open the processor. Raises ConfigurationError, Unavailable, or ChildDied."""
         await self._obey(frames.Enter(), frames.Ready)
 
-    async def call(self, item: Item, context: Context) -> frames.Answer:
-        """Run the processor on one item. Cancelling this interrupts it, at the cost of the process if need be.
+    async def call(self, item: Item, context: Context, follow: Follow | None = None) -> frames.Answer:
+        """Run the processor on one item, and on those that follow it, in one go: the answer is that on the last.
 
-        Raises ChildDied where the process died before it had begun.
+        Cancelling this interrupts the item under way, at the cost of the process if need be.
+        Raises ChildDied where the process died before it had begun with it.
         """
-        self._item, self._context = item, context
-        if self._batch is not context.batch:
-            self._batch = context.batch
-            self._wire.send(frames.Batch(item.batch_id.bytes, self._batch.total, json_text(dict(self._batch.metadata))))
-        checkpoint = None if item.checkpoint is None else json_text(item.checkpoint)
-        self.served += 1
+        self._follow = follow
         try:
-            answer = await self._ask(
-                frames.Work(item.position, item.key, json_text(item.payload), item.attempt, checkpoint, context.deadline)
-            )
+            answer = await self._ask(self._begin(item, context))
         except asyncio.CancelledError:
             return await self._interrupt()
         except ChildDied as death:
             if not death.started:
+                assert self._item is not None
+                assert self._context is not None
+                death.order = self._item, self._context
                 raise
             return frames.Failed(str(death))
         finally:
             self._output.finish_item()
-            self._item = self._context = self._reply = None
+            self._item = self._context = self._reply = self._follow = None
         if isinstance(answer, frames.Answer):
             return answer
         self._spoil("an answer that does not fit")
         return frames.Failed(f"the processor's process broke the protocol and was ended: {self._reason}")
+
+    def _begin(self, item: Item, context: Context) -> frames.Work:
+        """It is the item under way from now on. Raises RecursionError where its payload cannot be passed on."""
+        self._item, self._context = item, context
+        if self._batch is not context.batch:
+            self._batch = context.batch
+            self._wire.send(frames.Batch(item.batch_id.bytes, self._batch.total, json_text(dict(self._batch.metadata))))
+        self.served += 1
+        checkpoint = None if item.checkpoint is None else json_text(item.checkpoint)
+        return frames.Work(item.position, item.key, json_text(item.payload), item.attempt, checkpoint, context.deadline)
+
+    def _go_on(self, answer: Any) -> bool:
+        """Send the item that follows, from within the callback that hears the end of the one before; False where none does."""
+        if self._follow is None or not self.usable or type(answer) is not frames.Succeeded:
+            return False
+        following = self._follow(answer)
+        if following is None:
+            return False
+        self._output.finish_item()
+        self._send_order(self._begin(*following))
+        return True
 
     async def close(self) -> str | None:
         """End it in good order; returns the error of the processor's own closing, if any."""
@@ -148,12 +173,16 @@ class ChildProcess:
         if not self.usable:
             raise ChildDied(self._reason or "it has ended", started=False)
         self._reply = self._loop.create_future()
+        self._send_order(order)
+        return await self._reply
+
+    def _send_order(self, order: ToChild) -> None:
         self._sent_more = False
         self._wire.unread = not self._wire.send(order)
-        return await self._reply
 
     async def _interrupt(self) -> frames.Interrupted:
         """Its result is not wanted: ask it to end, then make it."""
+        self._follow = None
         if self._reply is not None and self._reply.cancelled():
             self._reply = self._loop.create_future()
             self._send_more(frames.Cancel())
@@ -174,14 +203,22 @@ class ChildProcess:
 
     def _hear(self, frame: FromChild) -> None:
         if not isinstance(frame, _ASIDE):
-            if self._reply is not None and not self._reply.done():
-                self._reply.set_result(frame)
+            self._answered(frame)
         elif isinstance(frame, frames.Logged):
             self._log(frame)
         elif self._context is not None and isinstance(frame, frames.Told):
             self._context.progress(frame.percent, frame.stage, frame.message)
         elif self._context is not None and isinstance(frame, frames.Checkpoint):
             self._store(self._context, frame)
+
+    def _answered(self, answer: Any) -> None:
+        if self._reply is None or self._reply.done():
+            return
+        try:
+            if not self._go_on(answer):
+                self._reply.set_result(answer)
+        except Exception as error:
+            self._reply.set_exception(error)
 
     def _log(self, told: frames.Logged) -> None:
         level = min(max(told.level, logging.DEBUG), logging.CRITICAL)
@@ -232,6 +269,7 @@ class ChildProcess:
             if self._pidfd is None:
                 self._loop.call_later(REAP_PAUSE, self._reap)
             return
+        self._follow = None
         while self._wire.read():
             pass
         if self._ended.is_set():

@@ -11,12 +11,14 @@ import contextlib
 import logging
 import sys
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 
 from streamworker.errors import ConfigurationError
 from streamworker.messages import clean_text
 from streamworker.processors import frames
 from streamworker.processors.api import Context, Item, Unavailable
-from streamworker.processors.child_process import ChildDied, ChildProcess
+from streamworker.processors.child_process import ChildDied, ChildProcess, Order
 from streamworker.processors.outcomes import Failed, Interrupted, Outcome, Succeeded, sane_delay
 from streamworker.processors.writes import Write, find_write
 
@@ -25,6 +27,10 @@ LOG = logging.getLogger("streamworker.processor")
 MOST_LOADS = 2
 # How many children in a row may die before they have begun with an item.
 MOST_UNSTARTED = 3
+
+
+# What gives the item that follows a success, or None where whoever asked is to see that success.
+Follow = Callable[[Succeeded], Order | None]
 
 
 class Nursery:
@@ -101,10 +107,14 @@ class IsolatedProcessor:
                 with contextlib.suppress(ValueError):
                     self._waiting.remove(free)
 
-    async def __call__(self, item: Item, context: Context) -> Outcome:
-        """Run the processor on one item. Cancelling this task interrupts it: the outcome is then Interrupted."""
+    async def __call__(self, item: Item, context: Context, follow: Follow | None = None) -> Outcome:
+        """Run the processor on one item. Cancelling this task interrupts it: the outcome is then Interrupted.
+
+        `follow(succeeded)` may give the item that is to follow at once, in the same child, on a success without a write.
+        It has then taken note of the success; the outcome is that of the last item.
+        """
         try:
-            match await self._call(item, context):
+            match await self._call(item, context, follow):
                 case frames.Succeeded(value, write):
                     return Succeeded(value, None if write is None else await self._find(write))
                 case frames.Failed(error, permanent, delay, _, away):
@@ -131,7 +141,8 @@ class IsolatedProcessor:
         if any(errors):
             raise RuntimeError(next(filter(None, errors)))
 
-    async def _call(self, item: Item, context: Context) -> frames.Answer:
+    async def _call(self, item: Item, context: Context, follow: Follow | None) -> frames.Answer:
+        order: Order = (item, context)
         unstarted = 0
         while True:
             if not self._idle:
@@ -139,14 +150,23 @@ class IsolatedProcessor:
             child = self._idle.pop()
             answer = None
             try:
-                answer = await child.call(item, context)
+                answer = await child.call(*order, None if follow is None else partial(self._follow, child, follow))
                 return answer
             except ChildDied as death:
-                unstarted += 1
+                before, order = order, death.order or order
+                unstarted = unstarted + 1 if order[0] is before[0] else 1
                 if unstarted == MOST_UNSTARTED:
                     return frames.Failed(str(death))
             finally:
                 self._release(child, retired=isinstance(answer, frames.Failed) and answer.exhausted)
+
+    def _follow(self, child: ChildProcess, follow: Follow, answer: frames.Succeeded) -> Order | None:
+        if answer.write is not None or self._closing or self._has_served(child):
+            return None
+        return follow(Succeeded(answer.value))
+
+    def _has_served(self, child: ChildProcess) -> bool:
+        return self._most_items is not None and child.served >= self._most_items
 
     def _release(self, child: ChildProcess, retired: bool) -> None:
         """Its item has ended: it is free, or replaced."""
@@ -154,7 +174,7 @@ class IsolatedProcessor:
             return
         if not child.usable:
             self._replace(None)
-        elif retired or (self._most_items is not None and child.served >= self._most_items):
+        elif retired or self._has_served(child):
             self._replace(child)
         else:
             self._set_free(child)

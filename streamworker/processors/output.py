@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import os
+import termios
 from collections.abc import Callable, Mapping
 
 from streamworker.messages import clean_text
@@ -29,6 +31,7 @@ class Output:
         self._ids = ids
         self._loop = loop
         self._room = bytearray(READ_SIZE)
+        self._size = bytearray(4)
         self._line = bytearray()
         self._cutting = False  # in the middle of a line whose beginning was told
         self._dropped = 0
@@ -38,7 +41,7 @@ class Output:
 
     def finish_item(self) -> None:
         """What was printed up to now belongs to the item that has just ended."""
-        if self._open and self._read() and self._read() and self._read():
+        if self._open and self._has_come() and self._read() and self._read() and self._read():
             pass  # as much as a pipe holds, and no more: another process may be printing on
         if self._line or self._dropped or self._cutting:
             self._end_line()
@@ -51,6 +54,11 @@ class Output:
             self._open = False
             self._loop.remove_reader(self._file)
             os.close(self._file)
+
+    def _has_come(self) -> bool:
+        """Whether there is something to read; to ask costs a third of trying."""
+        fcntl.ioctl(self._file, termios.FIONREAD, self._size)
+        return any(self._size)
 
     def _read(self) -> bool:
         """Take what is there; False when that was nothing."""

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
@@ -132,6 +132,13 @@ class TestOutput:
 # --- real children --------------------------------------------------------------------------------------------------------------
 
 
+def _nested(depth: int) -> Any:
+    value: Any = 0
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 class Told:
     """A context that keeps what it is told."""
 
@@ -227,6 +234,91 @@ async def test_a_cancelled_call_is_interrupted(pidfd: None, how: str) -> None:
         after = await call(processor, {"pid": 1})
         assert isinstance(after, Succeeded)
         assert (int(after.value or 0) == pid) == (how == "wait"), "one that listens keeps its process"
+
+
+class Series:
+    """Gives one payload after the other, and keeps what became of those before."""
+
+    def __init__(self, *payloads: Any) -> None:
+        self.context = Told()
+        self.successes: list[str | None] = []
+        self._payloads = list(payloads)
+        self._next = 0
+        self.between: Callable[[], None] = lambda: None
+
+    def take(self) -> tuple[Item, Told]:
+        """The next item and its context."""
+        position, self._next = self._next, self._next + 1
+        return Item(self.context.batch.id, position, f"key {position}", self._payloads[position], 1, None), self.context
+
+    def follow(self, succeeded: Succeeded) -> tuple[Item, Told] | None:
+        """See `IsolatedProcessor.__call__`."""
+        if self._next == len(self._payloads):
+            return None
+        self.successes.append(succeeded.value)
+        self.between()
+        return self.take()
+
+    async def run(self, processor: IsolatedProcessor) -> Outcome:
+        """All of it, as far as it goes."""
+        await processor.ready()
+        return await processor(*self.take(), self.follow)
+
+
+async def test_items_follow_one_another_in_one_child(pidfd: None) -> None:
+    async with opened() as processor:
+        series = Series({"pid": 1}, {"echo": "a"}, {"echo": "\U0001f600" * 70_000}, {"pid": 1})
+        last = await series.run(processor)
+        assert isinstance(last, Succeeded)
+        assert series.successes == [last.value, '"a"', '"' + "\U0001f600" * 70_000 + '"']
+
+
+@pytest.mark.parametrize(
+    ("payload", "outcome"),
+    [
+        ({"raise": "Permanent"}, Failed("no", permanent=True)),
+        ({"exit": 7}, Failed("the processor's process died: exit status 7")),
+        ({"echo": _nested(100_000)}, Failed("the payload cannot be passed on: it is nested too deeply", permanent=True)),
+    ],
+    ids=["fails", "dies", "cannot be passed on"],
+)
+async def test_what_does_not_succeed_ends_the_series(pidfd: None, payload: Any, outcome: Outcome) -> None:
+    async with opened() as processor:
+        series = Series({"echo": 0}, {"echo": 1}, payload, {"echo": 3})
+        assert await series.run(processor) == outcome
+        assert series.successes == ["0", "1"]
+        assert await call(processor, {"echo": 4}) == Succeeded("4")
+
+
+async def test_a_death_before_the_next_has_begun_costs_it_nothing(pidfd: None) -> None:
+    async with opened() as processor:
+        series = Series({"pid": 1}, {"pid": 1}, {"pid": 1})
+        series.between = lambda: os.kill(int(series.successes[-1] or 0), signal.SIGKILL)
+        last = await series.run(processor)
+        assert isinstance(last, Succeeded)
+        assert len({*series.successes, last.value}) == 3, "each in a process of its own"
+
+
+async def test_the_item_under_way_is_what_is_interrupted(pidfd: None) -> None:
+    async with opened() as processor:
+        series = Series({"echo": 0}, {"wait": 1}, {"echo": 2})
+        running = asyncio.create_task(series.run(processor))
+        while not series.context.percents:  # noqa: ASYNC110 it tells when it has begun
+            await asyncio.sleep(0.01)
+        running.cancel()
+        assert await running == Interrupted()
+        assert series.successes == ["0"], "nothing follows an interruption"
+
+
+async def test_a_series_ends_with_the_items_that_a_process_may_serve() -> None:
+    async with opened(most_items=2) as processor:
+        series = Series({"pid": 1}, {"pid": 1}, {"pid": 1})
+        second = await series.run(processor)
+        assert isinstance(second, Succeeded)
+        assert series.successes == [second.value]
+        third = await call(processor, {"pid": 1})
+        assert isinstance(third, Succeeded)
+        assert third.value != second.value
 
 
 async def test_so_many_items_a_process() -> None:
