@@ -16,6 +16,7 @@ from streamworker.observe.events import Events, ItemFinished, ItemRetried
 from streamworker.store.batches import DIED, BatchState, ChargedItem
 from streamworker.store.items import ItemRecord
 
+# Items of one event, at most.
 EVENT_ITEMS = 500
 # A live event an item, at most, in so many seconds.
 LIVE_PAUSE = 0.1

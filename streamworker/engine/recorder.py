@@ -12,6 +12,7 @@ from streamworker.engine.attempts import LONGEST_BURST, Policy, window
 from streamworker.engine.commits import Commits, Flush
 from streamworker.engine.holds import Hold
 from streamworker.engine.outages import Outages
+from streamworker.engine.progress import EVENT_ITEMS
 from streamworker.errors import LeaseLost
 from streamworker.messages import TERMINAL
 from streamworker.observe.events import Events
@@ -21,9 +22,6 @@ from streamworker.store.pool import Pool
 
 MOST_ROWS = 2_000
 MOST_BYTES = 32 * 1024 * 1024
-# A completing record becomes one event, the last; an event holds at most this many items.
-EVENT_ITEMS = 500
-
 # How long quick items gather for one commit: so many times as long as it takes, at most so long (seconds).
 GATHERING = 4
 LONGEST_GATHERING = 0.010

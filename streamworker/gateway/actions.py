@@ -40,7 +40,7 @@ async def cancel_batch(request: Request) -> Response:
             note(request, "batch cancelled", batch_id=str(batch_id))
         return reply({"cancelled": cancelled})
 
-    return await _in_time(request, cancel)
+    return await _answer_soon(request, cancel)
 
 
 async def retry_batch(request: Request) -> Response:
@@ -57,10 +57,10 @@ async def retry_batch(request: Request) -> Response:
             return reply({"retried": retried})
         return reply({"retried": 0, "reason": await _why_not(services.pool, batch_id, wanted.position)})
 
-    return await _in_time(request, retry)
+    return await _answer_soon(request, retry)
 
 
-async def _in_time(request: Request, action: Callable[[Callable[[], None]], Coroutine[Any, Any, Response]]) -> Response:
+async def _answer_soon(request: Request, action: Callable[[Callable[[], None]], Coroutine[Any, Any, Response]]) -> Response:
     """What the action answers; or 202 where Postgres is at work on it for long: that goes on by itself."""
     begun = asyncio.Event()
     acting = keep(request, action(begun.set))
