@@ -1,5 +1,6 @@
 -- Small batches for one worker, together with their items: created from their messages, or taken if nobody ever worked on them.
 -- Whatever is there already in any other state is left alone, and is not among the rows.
+-- `status || ''`: a plan that is kept must not read the index of all that is open, which was cheap when little was.
 WITH job AS (
     SELECT j.id, j.entry_id, j.items::jsonb AS items, j.processor, j.metadata::jsonb AS metadata, j.max_attempts, j.max_failures
     FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::int[], $7::int[])
@@ -25,7 +26,7 @@ WITH job AS (
         lease_expires_at = clock_timestamp() + make_interval(secs => $10), entry_id = j.entry_id,
         started_at = clock_timestamp(), updated_at = clock_timestamp(), frontier = b.total, together = $11
     FROM job AS j
-    WHERE b.id = j.id AND j.items IS NULL AND b.status = 'pending' AND b.epoch = 0 AND b.worker IS NULL
+    WHERE b.id = j.id AND j.items IS NULL AND b.status || '' = 'pending' AND b.epoch = 0 AND b.worker IS NULL
         AND b.total BETWEEN 1 AND $12 AND b.succeeded = 0 AND b.failed = 0 AND b.max_attempts > 1
         AND (SELECT sum(pg_column_size(i.payload)) FROM streamworker.items AS i WHERE i.batch_id = b.id) <= $13
     RETURNING b.*
@@ -36,8 +37,8 @@ WITH job AS (
     WHERE i.status = 'pending' AND i.attempts = 0
 )
 SELECT b.id, b.processor, b.metadata::text AS metadata, b.total, b.max_attempts, b.max_failures, b.revision, b.updated_at, i.positions, i.keys, i.payloads
-FROM (SELECT * FROM created UNION ALL SELECT * FROM taken) AS b, LATERAL (
-    SELECT array_agg(i.position ORDER BY i.position) AS positions, array_agg(i.key ORDER BY i.position) AS keys,
-           array_agg(i.payload::text ORDER BY i.position) AS payloads
-    FROM item AS i WHERE i.batch_id = b.id
-) AS i
+FROM (SELECT * FROM created UNION ALL SELECT * FROM taken) AS b LEFT JOIN (
+    SELECT batch_id, array_agg(position ORDER BY position) AS positions, array_agg(key ORDER BY position) AS keys,
+           array_agg(payload::text ORDER BY position) AS payloads
+    FROM item GROUP BY batch_id
+) AS i ON i.batch_id = b.id

@@ -2,9 +2,10 @@
 -- An array that is NULL stands for what all rows have in common: completed, at the first attempt, no result, no error, no delay.
 -- It reads the index between the lowest and the highest position. A list of many positions instead costs so much in the planner's eyes
 -- that it finds no difference between the ways to join, and where it believes the batch to be small takes the one that compares all with all.
+-- `status || ''`: see `claim_burst`.
 WITH fence AS MATERIALIZED (
     SELECT clock_timestamp() AS now FROM streamworker.batches AS b
-    WHERE b.id = $1 AND b.epoch = $2 AND b.revision = $3 AND b.status = 'processing' FOR UPDATE
+    WHERE b.id = $1 AND b.epoch = $2 AND b.revision = $3 AND b.status || '' = 'processing' FOR UPDATE
 ), written AS (
     UPDATE streamworker.items AS i
     SET status = coalesce(r.status, 'completed'), attempts = coalesce(r.attempts, 1), result = r.result::jsonb, error = r.error,
