@@ -132,6 +132,8 @@ def connect_options(
             # Nor may one that sorts what an index gives in order: each page of a batch would read all the rest of it.
             "enable_bitmapscan": "off",
             "enable_seqscan": "off",
+            # Where a scan that is switched off is the only way, its price would have a statement of a millisecond compiled for a second.
+            "jit": "off",
             "tcp_keepalives_idle": "15",
             "tcp_keepalives_interval": "5",
             "tcp_keepalives_count": "3",
