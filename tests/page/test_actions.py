@@ -138,9 +138,13 @@ def test_a_dead_letter_is_sent_back_and_dropped(site: Site) -> None:
     page.until("document.querySelector('[data-letter]')?.innerText.includes('Invalid message')")
     assert "batch_id" in page.run("document.querySelector('[data-letter] .detail').innerText")
     first = page.run("document.querySelector('[data-letter]').dataset.letter")
+    (worker,) = site.scene.workers
+    worker.stop()
     page.click("[data-action=requeue]")
     page.click(YES)
     answer(page, "on the stream again")
+    page.until("document.querySelector('main').innerText.includes('No dead letters')")
+    worker.resume()  # and there is as much as before, which is no news to who only counts
     page.until(f"(letter => letter && letter.dataset.letter !== '{first}')(document.querySelector('[data-letter]'))")
     page.click("[data-action=drop]")
     page.click(YES)

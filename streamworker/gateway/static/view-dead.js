@@ -24,7 +24,7 @@ export class DeadView {
     this.first = make("a.button", { href: "#/dead", hidden: true }, icon("back"), "First page");
     this.more = make("a.button", { href: "#/dead", hidden: true }, "Next", icon("next"));
     place.replaceChildren(make("div.heading", {}, make("div", {}, make("h1", {}, "Dead letters"), this.sum)), this.list, this.noteCard, make("nav.pager", { "aria-label": "Pages" }, this.first, this.more));
-    this.ends = [world.queue.on((told, before) => told.dead !== before?.dead && this.load()), world.live.on("role", () => this.#roles())];
+    this.ends = [world.queue.on((told, before) => (told.dead !== before?.dead || this.#differs(told.dead)) && this.load()), world.live.on("role", () => this.#roles())];
     world.live.follow([]);
     this.update(route);
   }
@@ -57,7 +57,13 @@ export class DeadView {
     }
   }
 
+  /** Whether there are more or fewer than are shown, where all of them are. */
+  #differs(dead) {
+    return this.shown != null && dead != null && dead !== this.shown;
+  }
+
   #place({ letters, next }) {
+    this.shown = this.after || next != null ? null : letters.length;
     const named = new Set(letters.map((letter) => letter.id));
     for (const id of this.#letters.keys()) if (!named.has(id)) this.#letters.delete(id);
     this.next = letters.map((letter) => {
