@@ -24,6 +24,7 @@ ANY_REDIS = {
     "test_database_rows",
     "test_isolation",
     "test_isolation_limits",
+    "test_isolation_quick",
     "test_migrations",
     "test_p04_errors",
     "test_p09_memory",

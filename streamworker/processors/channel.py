@@ -100,20 +100,18 @@ class Channel:
             end_group()
         return size
 
-    async def store(self, text: str) -> None:
-        """Have the worker store a checkpoint, and wait until it is durable. On the loop of `listen`."""
+    def store(self, item: int, text: str) -> asyncio.Future[None]:
+        """Have the worker store a checkpoint; done when it is durable. On the loop of `listen`."""
         self._number += 1
         number = self._number
-        self._stores[number] = asyncio.get_running_loop().create_future()
-        try:
-            self.send(Checkpoint(number, text))
-            await self._stores[number]
-        finally:
-            del self._stores[number]
+        durable = self._stores[number] = asyncio.get_running_loop().create_future()
+        durable.add_done_callback(lambda _: self._stores.pop(number, None))
+        self.send(Checkpoint(item, number, text))
+        return durable
 
-    def note(self, text: str) -> None:
+    def note(self, item: int, text: str) -> None:
         """Have the worker store a checkpoint soon, from any thread."""
-        self.send(Checkpoint(0, text))
+        self.send(Checkpoint(item, 0, text))
 
     def stored(self, answer: Stored) -> None:
         """The worker's answer to a checkpoint."""

@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import sys
+from typing import Any
 from uuid import UUID
 
 import uvloop
@@ -41,6 +42,12 @@ class Child:
         self._batch: BatchInfo | None = None
         self._context: ChildContext | None = None
         self._running: asyncio.Task[None] | None = None
+        self._tasks = 0  # that were ever made here
+        self._loop.set_task_factory(self._make_task)
+
+    def _make_task(self, loop: asyncio.AbstractEventLoop, coroutine: Any, **named: Any) -> asyncio.Task[Any]:
+        self._tasks += 1
+        return asyncio.Task(coroutine, loop=loop, **named)
 
     async def serve(self) -> None:
         """Answer until closed."""
@@ -94,10 +101,20 @@ class Child:
         assert self._processor is not None
         assert self._batch is not None
         try:
-            context = self._context = ChildContext(self._channel, self._batch, self._loop, work.deadline)
+            context = self._context = ChildContext(self._channel, self._batch, self._loop, work.deadline, work.number)
+            tasks = self._tasks
             outcome = await self._processor(_item(self._batch.id, work), context)
-            context.stopped = True
             self._context = self._running = None
+            if tasks == self._tasks:
+                self._end(context, outcome)
+            else:  # what they say as they end, cancelled just now, is said of this item
+                self._loop.call_soon(self._end, context, outcome)
+        except Exception:
+            give_up()
+
+    def _end(self, context: ChildContext, outcome: Outcome) -> None:
+        try:
+            context.stopped = context.ended = True
             _flush()
             if self._channel.left:
                 os._exit(0)  # a process that user code has forked came back from it: the other one answers

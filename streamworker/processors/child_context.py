@@ -23,16 +23,17 @@ class ChildContext:
     """One attempt's `Context` in the child. Its methods may be called from the loop, from another loop, or from a plain thread."""
 
     __slots__ = (
-        "_at", "_channel", "_loop", "_message", "_noted", "_noting", "_percent", "_scheduled", "_sent_at", "_stage",
-        "batch", "deadline", "log", "stopped",
+        "_at", "_channel", "_loop", "_message", "_noted", "_noting", "_number", "_percent", "_scheduled", "_sent_at", "_stage",
+        "batch", "deadline", "ended", "log", "stopped",
     )  # fmt: skip
 
-    def __init__(self, channel: Channel, batch: BatchInfo, loop: asyncio.AbstractEventLoop, deadline: float | None) -> None:
+    def __init__(self, channel: Channel, batch: BatchInfo, loop: asyncio.AbstractEventLoop, deadline: float | None, number: int) -> None:
         self.batch = batch
         self.log = ADAPTER
         self.deadline = deadline
-        self.stopped = False
+        self.stopped = self.ended = False
         self._channel = channel
+        self._number = number  # of the item
         self._loop = loop
         self._percent: float | None = None
         self._stage: str | None = None
@@ -67,6 +68,8 @@ class ChildContext:
     def checkpoint(self, state: Any, *, wait: bool = True) -> Awaitable[None]:
         """See `Context.checkpoint`."""
         text = to_json(state)
+        if self.ended:
+            return DONE  # what outlives its item has nothing to store for it
         if not wait:
             self._noted = text
             if (left := self._sent_at + PAUSE - time.monotonic()) <= 0:
@@ -76,15 +79,17 @@ class ChildContext:
                 self._loop.call_soon_threadsafe(self._loop.call_later, left, self.send_noted)
             return DONE
         self._noted = None
-        storing = self._channel.store(text)
         try:
             running = asyncio.get_running_loop()
         except RuntimeError:
-            asyncio.run_coroutine_threadsafe(storing, self._loop).result()
+            asyncio.run_coroutine_threadsafe(self._store(text), self._loop).result()
             return DONE
         if running is self._loop:
-            return asyncio.ensure_future(storing)
-        return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(storing, self._loop))
+            return self._channel.store(self._number, text)
+        return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._store(text), self._loop))
+
+    async def _store(self, text: str) -> None:
+        await self._channel.store(self._number, text)
 
     def send_noted(self) -> None:
         """Pass the newest checkpoint on for which nobody waits, if that has not been done."""
@@ -92,7 +97,7 @@ class ChildContext:
         noted, self._noted = self._noted, None
         if noted is not None:
             self._sent_at = time.monotonic()
-            self._channel.note(noted)
+            self._channel.note(self._number, noted)
 
     def _tell_last(self) -> None:
         self._scheduled = False
@@ -101,4 +106,4 @@ class ChildContext:
     def _tell(self) -> None:
         self._at = time.monotonic()
         if not self.stopped:
-            self._channel.send(Told(self._percent, self._stage, self._message))
+            self._channel.send(Told(self._number, self._percent, self._stage, self._message))

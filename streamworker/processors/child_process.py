@@ -126,7 +126,7 @@ class ChildProcess:
             self._wire.send(frames.Batch(item.batch_id.bytes, self._batch.total, json_text(dict(self._batch.metadata))))
         self.served += 1
         checkpoint = None if item.checkpoint is None else json_text(item.checkpoint)
-        return frames.Work(item.position, item.key, json_text(item.payload), item.attempt, checkpoint, context.deadline)
+        return frames.Work(self.served, item.position, item.key, json_text(item.payload), item.attempt, checkpoint, context.deadline)
 
     def _go_on(self, answer: Any) -> bool:
         """Send the item that follows, from within the callback that hears the end of the one before; False where none does."""
@@ -206,9 +206,11 @@ class ChildProcess:
             self._answered(frame)
         elif isinstance(frame, frames.Logged):
             self._log(frame)
-        elif self._context is not None and isinstance(frame, frames.Told):
+        elif self._context is None or frame.item != self.served:
+            self._refuse(frame)
+        elif isinstance(frame, frames.Told):
             self._context.progress(frame.percent, frame.stage, frame.message)
-        elif self._context is not None and isinstance(frame, frames.Checkpoint):
+        else:
             self._store(self._context, frame)
 
     def _answered(self, answer: Any) -> None:
@@ -242,6 +244,11 @@ class ChildProcess:
         if len(self._storing) > MOST_STORING:
             self._spoil("checkpoints that nobody waits for")
         storing.add_done_callback(lambda ended: self._stored(wanted.number, ended))
+
+    def _refuse(self, frame: frames.Told | frames.Checkpoint) -> None:
+        """It comes from what has outlived its item."""
+        if isinstance(frame, frames.Checkpoint) and frame.number:
+            self._send_more(frames.Stored(frame.number, "the item has ended"))
 
     def _stored(self, number: int, ended: asyncio.Future[None]) -> None:
         self._storing.discard(ended)

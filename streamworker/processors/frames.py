@@ -77,8 +77,9 @@ class Batch(_Frame, tag=3):
 
 
 class Work(_Frame, tag=4):
-    """Run the processor on one item; the answer is Ended."""
+    """Run the processor on one item; the answer is an Answer. What is told of the item bears its `number`."""
 
+    number: int
     position: int
     key: str
     payload: str
@@ -150,16 +151,18 @@ class Interrupted(_Frame, tag=25):
 
 
 class Told(_Frame, tag=26):
-    """How far the item is."""
+    """How far the item of this number is."""
 
+    item: int
     percent: float | None
     stage: str | None
     message: str | None
 
 
 class Checkpoint(_Frame, tag=27):
-    """Store this JSON text; `number` comes back in the answer. 0: nobody waits for one."""
+    """Store this JSON text of the item of this number; `number` comes back in the answer. 0: nobody waits for one."""
 
+    item: int
     number: int
     state: str
 

@@ -155,6 +155,7 @@ class IsolatedProcessor:
             except ChildDied as death:
                 before, order = order, death.order or order
                 unstarted = unstarted + 1 if order[0] is before[0] else 1
+                LOG.warning("processor %r: a child process ended before it had begun with item %d: %s", self.name, order[0].position, death)
                 if unstarted == MOST_UNSTARTED:
                     return frames.Failed(str(death))
             finally:

@@ -30,6 +30,21 @@ async def work(item: Item, context: Context) -> Any:
             time.sleep(FOREVER)
         case "raise":
             raise {"Permanent": Permanent("no"), "RetryAfter": RetryAfter(float("inf"), "later")}[what]
+        case "note":
+            context.checkpoint(what)  # and waits for nothing
+            return what
+        case "helper":
+            helper = asyncio.create_task(_help(context, what))
+            await asyncio.sleep(0)
+            helper.cancel()
+            return what
+        case "outlive":
+            asyncio.get_running_loop().call_later(0.02, context.checkpoint, what)
+            asyncio.get_running_loop().call_later(0.02, context.progress, what)
+            return what
+        case "doze":
+            await asyncio.sleep(what)
+            return None
         case "checkpoint":
             await context.checkpoint(what)
             return [what]
@@ -41,6 +56,14 @@ async def work(item: Item, context: Context) -> Any:
             time.sleep(FOREVER)
         case "deaf":
             ctypes.PyDLL(None).sleep(FOREVER)
+
+
+async def _help(context: Context, what: Any) -> None:
+    try:
+        await asyncio.sleep(FOREVER)
+    finally:
+        context.log.info("helper of %s", what)
+        await context.checkpoint(what)
 
 
 class Refusing:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import os
 import signal
 import subprocess
@@ -32,7 +33,7 @@ WORK = "tests.unit.isolated:work"
 class TestFrames:
     SENT = (
         frames.Succeeded('{"a":1}', Named("shop", "save", "{}")),
-        frames.Told(12.5, None, "große Sache"),
+        frames.Told(7, 12.5, None, "große Sache"),
         frames.Logged(20, "a", "b", {"n": 1, "t": "x", "none": None, "b": True}),
     )
 
@@ -146,8 +147,8 @@ class Told:
     cancelled = False
     deadline: float | None = None
 
-    def __init__(self) -> None:
-        self.batch = BatchInfo(uuid4(), 1, {"to": "whom"})
+    def __init__(self, batch: BatchInfo | None = None) -> None:
+        self.batch = batch or BatchInfo(uuid4(), 1, {"to": "whom"})
         self.percents: list[float | None] = []
         self.saved: list[Any] = []
 
@@ -240,7 +241,7 @@ class Series:
     """Gives one payload after the other, and keeps what became of those before."""
 
     def __init__(self, *payloads: Any) -> None:
-        self.context = Told()
+        self.contexts = [Told()]
         self.successes: list[str | None] = []
         self._payloads = list(payloads)
         self._next = 0
@@ -249,7 +250,9 @@ class Series:
     def take(self) -> tuple[Item, Told]:
         """The next item and its context."""
         position, self._next = self._next, self._next + 1
-        return Item(self.context.batch.id, position, f"key {position}", self._payloads[position], 1, None), self.context
+        context = Told(self.contexts[0].batch)
+        self.contexts[position:] = [context]
+        return Item(context.batch.id, position, f"key {position}", self._payloads[position], 1, None), context
 
     def follow(self, succeeded: Succeeded) -> tuple[Item, Told] | None:
         """See `IsolatedProcessor.__call__`."""
@@ -303,11 +306,26 @@ async def test_the_item_under_way_is_what_is_interrupted(pidfd: None) -> None:
     async with opened() as processor:
         series = Series({"echo": 0}, {"wait": 1}, {"echo": 2})
         running = asyncio.create_task(series.run(processor))
-        while not series.context.percents:  # noqa: ASYNC110 it tells when it has begun
+        while not series.contexts[-1].percents:  # noqa: ASYNC110 it tells when it has begun
             await asyncio.sleep(0.01)
         running.cancel()
         assert await running == Interrupted()
         assert series.successes == ["0"], "nothing follows an interruption"
+
+
+@pytest.mark.parametrize("how", ["note", "helper", "outlive"])
+async def test_what_an_item_stores_is_its_own(how: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with opened() as processor:
+        series = Series(*({how: position} for position in range(200)), {"echo": "the last"}, *({"checkpoint": "own"} for _ in range(50)))
+        assert isinstance(await series.run(processor), Succeeded)
+        await call(processor, {"doze": 0.05})
+    saved = [context.saved for context in series.contexts]
+    assert saved[:200] == [[] if how == "outlive" else [position] for position in range(200)]
+    assert saved[200:] == [[], *(["own"] for _ in range(50))]
+    assert not any(context.percents for context in series.contexts)
+    told = [(record.getMessage(), vars(record)["position"]) for record in caplog.records if "helper of" in record.getMessage()]
+    assert told == [(f"helper of {position}", position) for position in range(200 if how == "helper" else 0)]
 
 
 async def test_a_series_ends_with_the_items_that_a_process_may_serve() -> None:
