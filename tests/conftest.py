@@ -17,19 +17,25 @@ from streamworker.store.migrate import migrate_at
 from tests.servers import REDIS_KINDS, PostgresServer, RedisServer, run_async, run_sql
 
 TEMPLATE = "streamworker_template"
-# Flows in which nothing depends on the kind of Redis: one of them will do.
+# Flows in which nothing depends on the kind of Redis, or nothing that others do not ask of each kind.
+# One of them will do, but for a release.
 ANY_REDIS = {
     "test_bad_processors",
+    "test_bursts",
     "test_commands",
     "test_database_rows",
+    "test_descriptions",
     "test_isolation",
     "test_isolation_limits",
     "test_isolation_quick",
     "test_migrations",
+    "test_p04_deaths",
     "test_p04_errors",
+    "test_p06_nothing_bad_stops_the_rest",
     "test_p09_memory",
     "test_p10_blocking_processors",
     "test_p11_ended_is_ended",
+    "test_p12_no_clock_no_guess",
     "test_processor_api",
     "test_unavailable",
 }
@@ -58,7 +64,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "redis_kind" in metafunc.fixturenames:
         node = metafunc.definition
         is_flow = node.get_closest_marker("flow") is not None or "flows" in node.path.parts
-        is_flow = is_flow and node.path.stem not in ANY_REDIS
+        is_flow = is_flow and (metafunc.config.getoption("--full") or node.path.stem not in ANY_REDIS)
         metafunc.parametrize("redis_kind", _kinds(metafunc.config) if is_flow else ["valkey"], scope="session")
 
 
