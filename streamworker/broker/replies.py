@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 
@@ -26,7 +26,7 @@ def read_entries(reply: Any) -> list[tuple[bytes, list[Entry]]]:
 
 def entries(reply: Any) -> list[Entry]:
     """The answer of XRANGE, XCLAIM, or the middle part of XAUTOCLAIM's; holes (deleted entries on Redis 6.2) are left out."""
-    return [Entry(row[0], tuple(_pairs(row[1]))) for row in reply or () if row is not None and row[0] is not None]
+    return [Entry(row[0], _pairs(row[1])) for row in reply or () if row is not None and row[0] is not None]
 
 
 def _flat(found: Any) -> Any:
@@ -34,12 +34,14 @@ def _flat(found: Any) -> Any:
     return found[0] if len(found) == 1 and found[0] and not isinstance(found[0][0], bytes) else found
 
 
-def _pairs(fields: Mapping[bytes, bytes] | Sequence[bytes] | Iterable[tuple[bytes, bytes]] | None) -> Iterator[tuple[bytes, bytes]]:
+def _pairs(fields: Mapping[bytes, bytes] | Sequence[bytes] | Iterable[tuple[bytes, bytes]] | None) -> tuple[tuple[bytes, bytes], ...]:
     if not fields:
-        return iter(())
+        return ()
+    if type(fields) is list and type(fields[0]) is bytes:
+        return tuple(zip(fields[::2], fields[1::2], strict=True))  # as it nearly always comes
     if isinstance(fields, Mapping):
-        return iter(fields.items())
+        return tuple(fields.items())
     listed = list(fields)
     if isinstance(listed[0], list | tuple):
-        return ((name, value) for name, value in listed)  # type: ignore[misc]
-    return zip(listed[::2], listed[1::2], strict=True)  # type: ignore[arg-type]
+        return tuple((name, value) for name, value in listed)  # type: ignore[misc]
+    return tuple(zip(listed[::2], listed[1::2], strict=True))  # type: ignore[arg-type]

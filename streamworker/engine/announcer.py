@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import msgspec
 
@@ -20,6 +21,14 @@ AT_ONCE = 64
 MOST_WAITING = 256
 
 
+@dataclass(slots=True, eq=False)
+class _Ends:
+    """Terminal events that somebody waits for together: `told` is done when none is left."""
+
+    told: asyncio.Future[None]
+    left: int
+
+
 class Announcer:
     """Publishes events in the order in which they were given.
 
@@ -32,7 +41,7 @@ class Announcer:
         self._outages = outages
         self._explain = explain
         self._queue: deque[ProgressEvent] = deque()
-        self._ends: dict[int, asyncio.Future[None]] = {}
+        self._ends: dict[int, _Ends] = {}
         self._current: dict[str, Callable[[], ProgressEvent | None]] = {}
         self._dirty: set[str] = set()
         self._last: dict[str, ProgressEvent] = {}
@@ -52,8 +61,8 @@ class Announcer:
             await asyncio.wait([self._running], timeout=patience)
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
-        for end in self._ends.values():
-            end.cancel()
+        for ends in self._ends.values():
+            ends.told.cancel()
 
     def register(self, batch_id: str, current: Callable[[], ProgressEvent | None]) -> None:
         """Where to ask for the present state of a batch that runs here; None once its lease is lost: then nothing more is told."""
@@ -89,19 +98,18 @@ class Announcer:
 
     async def announce_ends(self, events: Sequence[ProgressEvent]) -> None:
         """Publish terminal events; returns when all are in the stream, however long that takes."""
-        loop = asyncio.get_running_loop()
-        ends = {id(event): loop.create_future() for event in events}
+        ends = _Ends(asyncio.get_running_loop().create_future(), len(events))
         for event in events:
             self._last.pop(event.batch_id, None)
-        self._ends.update(ends)
+            self._ends[id(event)] = ends
         self._queue.extend(events)
         self._wake.set()
         try:
-            for end in ends.values():
-                await end
+            if events:
+                await ends.told
         finally:
-            for key in ends:
-                self._ends.pop(key, None)
+            for event in events:
+                self._ends.pop(id(event), None)
 
     async def _run(self) -> None:
         failures = 0
@@ -162,6 +170,9 @@ class Announcer:
 
     def _tell_ends(self, published: list[ProgressEvent]) -> None:
         for event in published:
-            end = self._ends.get(id(event))
-            if end is not None and not end.done():
-                end.set_result(None)
+            ends = self._ends.pop(id(event), None)
+            if ends is None:
+                continue
+            ends.left -= 1
+            if not (ends.left or ends.told.done()):
+                ends.told.set_result(None)

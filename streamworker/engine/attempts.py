@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import msgspec
+
 from streamworker.processors.outcomes import Failed, Succeeded
 from streamworker.store.items import ItemRecord
 
@@ -18,8 +20,7 @@ LONGEST_BACKOFF = 2.0
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(msgspec.Struct, frozen=True):
     """How often an item is tried, and after which pause (seconds)."""
 
     max_attempts: int
@@ -83,7 +84,9 @@ def next_try(pauses: int, seconds: float, limit: float | None, left: float) -> f
 
 # Small batches whose items take no longer than this (seconds) are run together, at most so many at a time.
 QUICK_ITEM = 0.005
-LARGEST_BURST = 64
+LARGEST_BURST = 256
+# And no more than are done in this time: the others are for whoever has none.
+MOST_WORK = 0.3
 
 
 class Pace:
@@ -99,10 +102,10 @@ class Pace:
         if not self.is_quick:
             self.together = 1
 
-    def more(self) -> None:
-        """All that was taken together was small and quick."""
+    def more(self, batch_seconds: float) -> None:
+        """All that was taken together was small and quick; a batch took so long on average."""
         if self.is_quick:
-            self.together = min(4 * self.together, LARGEST_BURST)
+            self.together = max(1, min(4 * self.together, LARGEST_BURST, int(MOST_WORK / max(batch_seconds, 1e-6))))
 
     def fewer(self) -> None:
         """Not all that was taken together was fit to be run together."""

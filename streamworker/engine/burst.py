@@ -12,10 +12,11 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 from uuid import UUID
+
+import msgspec
 
 from streamworker.engine.attempts import LONGEST_BURST, Away, Pace, Policy, settle
 from streamworker.engine.burst_writer import BurstWriter
@@ -99,7 +100,8 @@ class Burst:
         self._lane = Lane(Call(Hold(None, asyncio.get_running_loop())))
         self._lanes = Lanes([self._lane], services.settings.item_timeout, services.heartbeat, self._notice_slow)
         self._loop = asyncio.get_running_loop()
-        self._ended, self._spent = 0, 0.0
+        self._begun = self._ended = 0  # batches, and items of them
+        self._spent = 0.0
         self.is_free = False
 
     def drain(self) -> None:
@@ -121,7 +123,7 @@ class Burst:
                     await self._relief
                 elif not self._claimed and all(member.is_plain for member in self._done):
                     self._pace.measured(self._spent / self._ended)
-                    self._pace.more()
+                    self._pace.more(self._spent / self._begun)
                     self.is_free = True
                     self._worked()
                 await self._record_done()
@@ -196,6 +198,7 @@ class Burst:
             while self._claimed and not self._is_over and time.monotonic() - began < LONGEST_BURST:
                 self._current = self._claimed.popleft()
                 self._done.append(self._current)  # whatever becomes of it
+                self._begun += 1
                 await self._run_items(self._current)
                 self._current = None
                 if running is not None and running.cancelling():
@@ -367,7 +370,7 @@ class Burst:
                 ended.append((member, Ending(state, member.arrival.delivery, told, time.monotonic() - member.began)))
             else:  # more failures than it allows, or rows that were added by hand
                 tell_rows(self._services.events, state, member.rows)
-                member.rows, member.grant = [], replace(member.grant, state=state)
+                member.rows, member.grant = [], msgspec.structs.replace(member.grant, state=state)
                 self.odd.append(member)
         if ended:
             self.aside(self._conclude(ended))

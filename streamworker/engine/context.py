@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from streamworker.engine.holds import Hold
 from streamworker.engine.progress import LiveItem
@@ -16,8 +17,7 @@ from streamworker.processors.api import DONE, LONGEST_TOLD, BatchInfo, percent_o
 LOG = logging.getLogger("streamworker.processor")
 
 
-@dataclass(frozen=True, slots=True)
-class Voice:
+class Voice(msgspec.Struct, frozen=True):
     """What the attempts of one run have in common: how they tell, and how they store.
 
     `tell(live)` publishes soon, `store(position, state)` returns when the checkpoint is durable, `note(position, state)` has it written

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from uuid import UUID
+
+import msgspec
 
 from streamworker.broker.consumer import Delivery
 from streamworker.broker.dead_letters import bury
@@ -32,8 +33,7 @@ from streamworker.store.progress import read_cut_off
 from streamworker.store.reconciling import mark_announced
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(msgspec.Struct, frozen=True):
     """A batch that has ended, the entry that stands for it, what to tell of its items, and how long it took here (seconds).
 
     `fresh` if it has ended just now; else its end is only announced again.
@@ -41,7 +41,7 @@ class Ending:
 
     state: BatchState
     delivery: Delivery
-    items: Sequence[ItemEvent] = field(default_factory=list)
+    items: Sequence[ItemEvent] = ()
     seconds: float = 0.0
     fresh: bool = True
 

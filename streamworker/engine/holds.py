@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from uuid import UUID
 
+import msgspec
+
 from streamworker.store.items import ItemRecord
 
 # How long (seconds) interrupted user code on the worker's own loop may take to end, before the worker is restarted to end it.
@@ -16,8 +18,7 @@ INTERRUPT_GRACE = 0.9
 MARGIN = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class HeldLease:
+class HeldLease(msgspec.Struct, frozen=True):
     """The right to write on one batch under one epoch."""
 
     batch_id: UUID

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+import msgspec
 
 from streamworker.broker.consumer import Delivery
 from streamworker.engine.attempts import Away, Policy
@@ -21,8 +23,7 @@ from streamworker.store.pool import Pool
 LOG = logging.getLogger("streamworker.engine")
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(msgspec.Struct, frozen=True):
     """A delivery that was read, and what keeps it from looking idle."""
 
     delivery: Delivery
@@ -54,7 +55,7 @@ class Member:
         if self.recorder is None and (self.together or frontier != self.grant.frontier):
             async with pool.acquire() as connection:
                 await bursts.single_out(connection, self.grant.state, frontier)
-            self.grant, self.together = replace(self.grant, frontier=frontier), False
+            self.grant, self.together = msgspec.structs.replace(self.grant, frontier=frontier), False
 
     @property
     def is_plain(self) -> bool:
@@ -95,7 +96,7 @@ class Member:
             await self.recorder.close()
         except Exception:
             LOG.exception("batch %s: its checkpoint could not be written", self.grant.state.id)
-        self.grant = replace(self.grant, state=self.recorder.state, frontier=self.recorder.frontier)
+        self.grant = msgspec.structs.replace(self.grant, state=self.recorder.state, frontier=self.recorder.frontier)
 
     def hush(self) -> None:
         """Tell nothing live any more."""

@@ -292,7 +292,7 @@ class Runner:
             return await self._give_up_on(state, error, delivery)
         self.pace.measured(run.seconds_an_item)
         if state.total <= MOST_ITEMS:
-            self.pace.more()
+            self.pace.more(state.total * (run.seconds_an_item or 0.0))
         if completed:
             return await self._endings.conclude(Ending(run.state, delivery, run.last_items, self._seconds(state)))
         if run.failure is not None:
@@ -340,8 +340,11 @@ def _share(deliveries: Sequence[Delivery]) -> tuple[list[Delivery], list[Deliver
     """What to look at, and what to leave to everybody: of several only those that are not large, or else one alone."""
     if len(deliveries) == 1:
         return list(deliveries), []
-    small = [delivery for delivery in deliveries if _size(delivery) < LARGE_MESSAGE] or list(deliveries[:1])
-    return small, [delivery for delivery in deliveries if delivery not in small]
+    small: list[Delivery] = []
+    large: list[Delivery] = []
+    for delivery in deliveries:
+        (small if _size(delivery) < LARGE_MESSAGE else large).append(delivery)
+    return (small, large) if small else (large[:1], large[1:])
 
 
 def _size(delivery: Delivery) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -121,6 +122,8 @@ class Worker:
             self._signals.act = partial(self._drain_by_signal, asyncio.get_running_loop())
             if small is None or self._signals.first is not None:
                 return
+            gc.collect()
+            gc.freeze()  # what was imported stays: no collection need look at it again
             await self._serve(self._open(stack, *clients, pool, small), processors)
         self.events.emit(WorkerStopped(worker=self._settings.consumer))
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeAlias
 from uuid import UUID
 
 import asyncpg
+import msgspec
 from asyncpg.pool import PoolConnectionProxy
 
 from streamworker.messages import TERMINAL
@@ -21,8 +22,7 @@ MAX_DEATHS = 5
 DIED = "worker died while processing"
 
 
-@dataclass(frozen=True, slots=True)
-class BatchState:
+class BatchState(msgspec.Struct, frozen=True):
     """What a progress event tells of a batch."""
 
     id: UUID
@@ -62,8 +62,7 @@ class ChargedItem:
     attempts: int
 
 
-@dataclass(frozen=True, slots=True)
-class Acquired:
+class Acquired(msgspec.Struct, frozen=True):
     """The batch is ours under `state.epoch`, until the lease ends."""
 
     state: BatchState
@@ -76,13 +75,12 @@ class Acquired:
     seconds_left: float
     taken_from: str | None
     declared_total: int
-    charged: list[ChargedItem] = field(default_factory=list)
+    charged: list[ChargedItem] = []
     outage: float | None = None  # seconds since it was first paused, where nothing got through since
     was_paused: bool = False  # some of its items may have met an outage
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(msgspec.Struct, frozen=True):
     """The batch is terminal: its end is announced again, nothing runs.
 
     `fresh` if it was ended just now, as hopeless, and `charged` what was charged before that.

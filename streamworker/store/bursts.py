@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from uuid import UUID
+
+import msgspec
 
 from streamworker.messages import Job
 from streamworker.store.batches import Acquired, BatchState, Claim, Connection, state_of
@@ -12,8 +13,7 @@ from streamworker.store.items import ItemRecord, OpenItem
 from streamworker.store.sql import query
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True):
     """A job to be claimed, and the entry that brought it; `max_attempts` is what holds where the job does not say."""
 
     job: Job

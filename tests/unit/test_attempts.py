@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from streamworker.engine.attempts import counts, next_try
+from streamworker.engine.attempts import Pace, counts, next_try
 
 DAY = 86_400.0
 
@@ -38,3 +38,24 @@ def test_the_limits_are_looked_at_when_they_are_reached(
 )
 def test_it_is_an_attempt_once_others_got_through(succeeded: int, away_after: int | None, expected: bool) -> None:
     assert counts(succeeded, away_after) is expected
+
+
+@pytest.mark.parametrize(
+    ("item_seconds", "batch_seconds", "together"),
+    [
+        (0.0001, 0.0001, [4, 16, 64, 256, 256]),
+        (0.0001, 0.0, [4, 16, 64, 256, 256]),
+        (0.004, 0.02, [4, 15, 15]),  # no more than others would have to wait for
+        (0.004, 0.4, [1, 1]),
+        (0.006, 0.006, [1, 1]),  # not quick
+    ],
+)
+def test_small_batches_are_taken_together_as_far_as_that_takes_a_moment(
+    item_seconds: float, batch_seconds: float, together: list[int]
+) -> None:
+    pace, found = Pace(), []
+    for _ in together:
+        pace.measured(item_seconds)
+        pace.more(batch_seconds)
+        found.append(pace.together)
+    assert found == together
