@@ -28,15 +28,15 @@ MUTANTS = (
     Mutant(
         "no fence",
         _query("record"),
-        "WHERE b.id = $1 AND b.epoch = $2 AND b.revision = $3 AND b.status = 'processing' FOR UPDATE",
+        "WHERE b.id = $1 AND b.epoch = $2 AND b.revision = $3 AND b.status || '' = 'processing' FOR UPDATE",
         "WHERE b.id = $1 AND ($2::bigint, $3::bigint) IS NOT NULL FOR UPDATE",
         ("tests/flows/test_fence.py",),
     ),
     Mutant(
         "fence without the row lock",
         _query("record"),
-        "AND b.status = 'processing' FOR UPDATE",
-        "AND b.status = 'processing'",
+        "AND b.status || '' = 'processing' FOR UPDATE",
+        "AND b.status || '' = 'processing'",
         ("tests/flows/test_fence.py",),
     ),
     Mutant(
