@@ -84,8 +84,8 @@ def next_try(pauses: int, seconds: float, limit: float | None, left: float) -> f
 
 # Small batches whose items take no longer than this (seconds) are run together, at most so many at a time.
 QUICK_ITEM = 0.005
-LARGEST_BURST = 256
-# And no more than are done in this time: the others are for whoever has none.
+LARGEST_BURST = 64
+# And no more than are likely done in this time (seconds), as far as the last ones tell.
 MOST_WORK = 0.3
 
 

@@ -100,11 +100,13 @@ class Runner:
         """
         loop = asyncio.get_running_loop()
         taken, rest = _share(deliveries)
-        for delivery in rest:
-            self.forget(delivery.entry_id)
-            await self._guard(delivery, self._endings.pass_on(delivery))
         holds = [Hold(delivery.entry_id, loop) for delivery in taken]
         with self._services.heartbeat.keep(*holds):
+            if rest:
+                self.pace.fewer()
+            for delivery in rest:
+                self.forget(delivery.entry_id)
+                await self._guard(delivery, self._endings.pass_on(delivery))
             found = [await self._receive(delivery, hold) for delivery, hold in zip(taken, holds, strict=True)]
             arrivals = [arrival for arrival in found if arrival is not None]
             try:
@@ -291,7 +293,7 @@ class Runner:
         except Exception as error:
             return await self._give_up_on(state, error, delivery)
         self.pace.measured(run.seconds_an_item)
-        if state.total <= MOST_ITEMS:
+        if state.total <= MOST_ITEMS and not stopping:
             self.pace.more(state.total * (run.seconds_an_item or 0.0))
         if completed:
             return await self._endings.conclude(Ending(run.state, delivery, run.last_items, self._seconds(state)))

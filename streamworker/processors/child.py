@@ -64,7 +64,7 @@ class Child:
             case frames.Stored():
                 self._channel.stored(frame)
             case frames.Cancel():
-                self._cancel()
+                self._loop.call_soon(self._cancel)  # what came with it has begun by then
             case frames.Load():
                 self._load(frame)
             case frames.Enter():
@@ -105,7 +105,7 @@ class Child:
             tasks = self._tasks
             outcome = await self._processor(_item(self._batch.id, work), context)
             self._context = self._running = None
-            if tasks == self._tasks:
+            if tasks == self._tasks and self._loop.get_task_factory() == self._make_task:
                 self._end(context, outcome)
             else:  # what they say as they end, cancelled just now, is said of this item
                 self._loop.call_soon(self._end, context, outcome)

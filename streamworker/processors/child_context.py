@@ -89,7 +89,8 @@ class ChildContext:
         return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._store(text), self._loop))
 
     async def _store(self, text: str) -> None:
-        await self._channel.store(self._number, text)
+        if not self.ended:
+            await self._channel.store(self._number, text)
 
     def send_noted(self) -> None:
         """Pass the newest checkpoint on for which nobody waits, if that has not been done."""

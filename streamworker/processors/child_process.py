@@ -247,7 +247,7 @@ class ChildProcess:
 
     def _refuse(self, frame: frames.Told | frames.Checkpoint) -> None:
         """It comes from what has outlived its item."""
-        if isinstance(frame, frames.Checkpoint) and frame.number:
+        if isinstance(frame, frames.Checkpoint) and frame.number and self.usable:
             self._send_more(frames.Stored(frame.number, "the item has ended"))
 
     def _stored(self, number: int, ended: asyncio.Future[None]) -> None:
@@ -276,12 +276,11 @@ class ChildProcess:
             if self._pidfd is None:
                 self._loop.call_later(REAP_PAUSE, self._reap)
             return
-        self._follow = None
+        self.usable, self._follow = False, None
         while self._wire.read():
             pass
         if self._ended.is_set():
             return  # the last read has told of the end, and all is settled
-        self.usable = False
         self._ended.set()
         self._output.close()
         if self._reply is not None and not self._reply.done():

@@ -339,6 +339,18 @@ async def test_a_series_ends_with_the_items_that_a_process_may_serve() -> None:
         assert third.value != second.value
 
 
+async def test_one_that_is_cancelled_as_it_begins_keeps_its_process() -> None:
+    async with opened() as processor:
+        pid = await call(processor, {"pid": 1})
+        for _ in range(20):
+            running = asyncio.create_task(call(processor, {"wait": 1}))
+            for _ in range(3):  # it is sent by then, and perhaps not read
+                await asyncio.sleep(0)
+            running.cancel()
+            assert await running == Interrupted()
+        assert await call(processor, {"pid": 1}) == pid
+
+
 async def test_so_many_items_a_process() -> None:
     async with opened(most_items=2) as processor:
         pids = [(await call(processor, {"pid": 1})).value for _ in range(5)]  # type: ignore[union-attr]
