@@ -28,6 +28,7 @@ ANY_REDIS = {
     "test_isolation",
     "test_isolation_limits",
     "test_isolation_quick",
+    "test_jobs",
     "test_migrations",
     "test_p04_deaths",
     "test_p04_errors",
