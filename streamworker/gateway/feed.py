@@ -10,7 +10,7 @@ import msgspec
 from streamworker.broker.revisions import Revisions, Verdict
 from streamworker.gateway.connection import Connection
 from streamworker.gateway.frames import End, Event, Frame, Snapshot, frame
-from streamworker.gateway.resume import START, History, Position, Record, Since, Token, before, chain, scope_of
+from streamworker.gateway.resume import History, Position, Record, Since, Token, before, chain, scope_of
 from streamworker.messages import TERMINAL, ItemEvent, ProgressEvent, decode_event
 
 MOST_RECALLED = 500  # events that are read again for the first who watches a batch
@@ -41,10 +41,8 @@ class Feed:
         self._waiting: deque[tuple[Record, ProgressEvent]] = deque(maxlen=MOST_WAITING)
         self._gap: Record | None = None
         self._highest_told = -1
-        self._opened: tuple[Position, int] = (START, -1)
-        self._opened_in_step = False  # whether whoever has a token from then on knows what Postgres said then
-        self._mended_at: Position | None = None
-        self._ahead: tuple[Position, ProgressEvent] | None = None  # where somebody was shown a state that the stream had not told yet
+        self._opened: tuple[Position, int] | None = None  # where the stream was when it had told what Postgres said
+        self._ahead: ProgressEvent | None = None  # somebody was shown this, which the stream had not told yet
         self._kept: tuple[bool, float, Frame] | None = None
 
     @property
@@ -57,10 +55,12 @@ class Feed:
         """Whether the batch has a terminal status."""
         return self.state is not None and self.state.status in TERMINAL
 
-    @property
-    def told_to(self) -> Position:
-        """Up to where of the stream its events are told: not those that wait until Postgres has said what came before them."""
-        return before(self._waiting[0][0].position) if self._waiting else self.history.newest
+    def may_hear_less(self, since: Since) -> bool:
+        """Whether who comes may have heard more than is known here: from another gateway, or before the stream began anew."""
+        if since.token is None:
+            return since.revision is None or since.revision > self.revision
+        told_to = before(self._waiting[0][0].position) if self._waiting else self.history.newest
+        return since.token.tag != self.history.tag or since.token.position > told_to
 
     def is_fresh(self, now: float) -> bool:
         """Whether Postgres was asked a moment ago."""
@@ -73,29 +73,32 @@ class Feed:
         if event.revision >= self.revision:
             self.heard = time.monotonic()
         if self.state is None or self.mending:
-            self._waiting.append((record, event))
+            self._wait(record, event)
             return True
         verdict = self._seen.judge(event)
         if verdict is Verdict.GAP:
             if record is self._gap:  # Postgres was asked, and knows nothing of it: what it says counts
                 return True
             self._gap = record
-            self._waiting.append((record, event))
+            self._wait(record, event)
             self.mending = True
             return False
+        if self.batch_id not in self.history.in_step:
+            self._find_step()
         if verdict is Verdict.NEW:
             self._accept(event)
             self._tell(record, event)
         return True
 
+    def _wait(self, record: Record, event: ProgressEvent) -> None:
+        self._waiting.append((record, event))
+        self.history.in_step.discard(self.batch_id)
+
     def open(self, snapshot: ProgressEvent) -> bool:
         """Begin with what Postgres says; False when even so events are missing."""
-        newest = self.history.newest
-        told = self.history.known_at(self.batch_id, newest)
-        self._opened = (newest, snapshot.revision)
-        # Else a token from here on may come from elsewhere, and stand for the stream alone, which was behind Postgres or is no more known.
-        self._opened_in_step = snapshot.revision == 0 or (told is not None and told >= snapshot.revision)
         self._take(snapshot)
+        if self._stream_knows(snapshot.revision):
+            self._opened = (self.history.newest, snapshot.revision)
         self._recall(snapshot)
         return self._hear_waiting()
 
@@ -103,12 +106,11 @@ class Feed:
         """Go on from what Postgres says, asked after all that is known here was; False when more are missing again."""
         self.mending = False
         if snapshot.revision < self.revision:  # it was told wrongly, or is another batch of the same id
-            self._seen, self._ahead, self._highest_told = Revisions(), None, -1
-            self._opened, self._opened_in_step = (self.history.newest, snapshot.revision), False
+            self._seen, self._ahead, self._highest_told, self._opened = Revisions(), None, -1, None
             self.watchers = dict.fromkeys(self.watchers, -1)
         if snapshot.revision > self.revision:
-            self._mended_at = self.history.newest
             self._take(snapshot)
+            self._find_step()
             for connection, told in list(self.watchers.items()):
                 if told < snapshot.revision:
                     self.show(connection, reset=True)
@@ -134,7 +136,21 @@ class Feed:
             if not self.hear(*self._waiting.popleft()):
                 self._waiting.rotate(1)  # it was put at the end, and is the first still
                 return False
+        self._find_step()
         return True
+
+    def _find_step(self) -> None:
+        """Find out whether what was told here is what the stream has told: then a position of the stream says what a client knows."""
+        told = self.revision if self._ahead is None else max(self.revision, self._ahead.revision)
+        if self._waiting or not self._stream_knows(told):
+            self.history.in_step.discard(self.batch_id)
+        elif self.batch_id not in self.history.in_step:
+            self.history.in_step.add(self.batch_id)
+            self._kept = None  # its token is good for nothing
+
+    def _stream_knows(self, revision: int) -> bool:
+        known = self.history.known_at(self.batch_id, self.history.newest)
+        return revision <= (0 if known is None else known)
 
     def _accept(self, event: ProgressEvent) -> None:
         if self.state is not None and (event.epoch != self.state.epoch or event.status in TERMINAL):
@@ -159,8 +175,8 @@ class Feed:
         `snapshot` was just read, if it was; `bare`: other batches are to be told beside this one.
         """
         assert self.state is not None
-        if self._ahead is not None and (snapshot is None or snapshot.revision < self._ahead[1].revision):
-            snapshot = self._ahead[1]  # nobody is to hear less than somebody has heard
+        if self._ahead is not None and (snapshot is None or snapshot.revision < self._ahead.revision):
+            snapshot = self._ahead  # nobody is to hear less than somebody has heard
         self.watchers.setdefault(connection, -1)
         newest = max(self.revision, -1 if snapshot is None else snapshot.revision)
         known = since.revision if since is not None else None
@@ -180,16 +196,13 @@ class Feed:
 
     def missed(self, token: Token) -> list[Record] | None:
         """The events after a token, if it can be proven that they are all; None where only a snapshot will do."""
-        if not self.history.covers(token) or (self._mended_at is not None and token.position <= self._mended_at):
+        if not self.history.covers(token):
             return None
         known = self.history.known_at(self.batch_id, token.position)
-        known = -1 if known is None else known
-        if self._opened[0] <= token.position and known < self._opened[1]:
-            if not self._opened_in_step:
+        if known is None:  # what was told by then is too long ago, or nothing was
+            if self._opened is None or self._opened[0] > token.position:
                 return None
             known = self._opened[1]
-        if known < 0 or (self._ahead is not None and self._ahead[0] <= token.position and known < self._ahead[1].revision):
-            return None
         found = chain(self.history.after(self.batch_id, token.position), known)
         last = max([known, *(record.highest for record in found or ())])
         return found if last == self.revision else None
@@ -206,12 +219,14 @@ class Feed:
             # Some were told a later state when they came: to them only more about the items of that very state is news.
             least = event.revision if event.items and not over else event.revision - 1
             listeners = [connection for connection, known in self.watchers.items() if known <= least]
-        frames: dict[str, Frame] = {}
+        frames: dict[tuple[str, bool], Frame] = {}
         for connection in listeners:
             scope = self.scope_for(connection)
-            if scope not in frames:
-                frames[scope] = self.event_frame(record, scope, event)
-            connection.offer(frames[scope])
+            # One who watches this batch alone is in step with the event of it that is told.
+            in_step = scope == self.scope or connection.wanted <= self.history.in_step
+            if (scope, in_step) not in frames:
+                frames[scope, in_step] = self.event_frame(record, scope, event, in_step=in_step)
+            connection.offer(frames[scope, in_step])
         if over:
             end = self.end_frame(event)
             for connection in listeners:
@@ -223,8 +238,9 @@ class Feed:
         assert self.state is not None
         bare = bare or self.batch_id in connection.together
         if newer is not None and newer.revision > self.revision:
+            self._ahead = newer
+            self._find_step()
             event, shown = newer, self._snapshot(reset, newer)
-            self._ahead = (self.told_to, newer)
         else:
             event, shown = self.state, self._snapshot_frame(reset)
         connection.offer(shown.bare if bare else shown)
@@ -241,11 +257,11 @@ class Feed:
         """What this client has asked for when it asked for this batch."""
         return connection.together.get(self.batch_id, self.scope)
 
-    def event_frame(self, record: Record, scope: str, event: ProgressEvent | None = None) -> Frame:
+    def event_frame(self, record: Record, scope: str, event: ProgressEvent | None = None, *, in_step: bool = True) -> Frame:
         """The frame of an event, made once for all who asked for this batch alone."""
         if scope == self.scope and record.frame is not None:
             return record.frame
-        token = self.history.token(scope, record.position)
+        token = self.history.token(scope, record.position, in_step=in_step)
         made = frame(Event(batch_id=self.batch_id, id=token, event=event or decode_event(record.raw)))
         if scope == self.scope:
             record.frame = made
@@ -253,8 +269,8 @@ class Feed:
 
     def end_frame(self, event: ProgressEvent) -> Frame:
         """The frame that tells the end."""
-        token = Token(self.history.tag, self.told_to, self.scope, event.revision)
-        return frame(End(self.batch_id, event.status), str(token))
+        in_step = self.batch_id in self.history.in_step
+        return frame(End(self.batch_id, event.status), self.history.token(self.scope, in_step=in_step, ended=event.revision))
 
     def _snapshot_frame(self, reset: bool) -> Frame:
         assert self.state is not None
@@ -265,5 +281,5 @@ class Feed:
         return self._kept[2]
 
     def _snapshot(self, reset: bool, event: ProgressEvent) -> Frame:
-        token = self.history.token(self.scope, self.told_to)
+        token = self.history.token(self.scope, in_step=self.batch_id in self.history.in_step)
         return frame(Snapshot(batch_id=self.batch_id, id=token, reset=reset, event=event), often_bare=True)

@@ -57,15 +57,13 @@ class Feeds:
 
     async def open(self, feed: Feed, since: Since | None = None) -> ProgressEvent | None:
         """Wait until the state is known; returns what Postgres says now, None where it was asked a moment ago. BatchNotFound."""
-        # Who comes from another gateway, or from before the stream began anew, may have heard more than the stream has told here.
-        token = since.token if since is not None else None
-        may_know_more = token is not None and (token.position > self._history.newest or not self._history.covers(token))
-        if feed.is_fresh(time.monotonic()) and not may_know_more:
+        must_ask = feed.state is None or (since is not None and feed.may_hear_less(since))
+        if feed.is_fresh(time.monotonic()) and not must_ask:
             return None
         known = feed.revision
         try:
-            # While Postgres is away what is known will do, if anything is.
-            async with asyncio.timeout(None if feed.state is None else QUIET):
+            # While Postgres is away what is known will do, where it can be nothing less than what was known to who comes.
+            async with asyncio.timeout(None if must_ask else QUIET):
                 snapshot = await self._reader.read(feed.batch_id)
         except TimeoutError:
             return None
@@ -84,7 +82,7 @@ class Feeds:
     def drop(self, feed: Feed) -> None:
         """The batch is no more."""
         if self._feeds.get(feed.batch_id) is feed:
-            del self._feeds[feed.batch_id]
+            self._forget(feed)
         told = frame(Complaint(4404, str(not_found(UUID(feed.batch_id))), feed.batch_id))
         for connection in list(feed.watchers):
             connection.wanted.discard(feed.batch_id)
@@ -109,7 +107,11 @@ class Feeds:
         now = time.monotonic()
         for feed in list(self._feeds.values()):
             if not (feed.watchers or feed.interest or feed.mending) and now - feed.read_at > KEPT:
-                del self._feeds[feed.batch_id]
+                self._forget(feed)
+
+    def _forget(self, feed: Feed) -> None:
+        del self._feeds[feed.batch_id]
+        self._history.in_step.discard(feed.batch_id)
 
     async def compare(self, redis: bool) -> bool:
         """Ask Postgres for what the stream has not told; False where there was nothing to ask."""

@@ -24,6 +24,7 @@ log = logging.getLogger("streamworker.gateway")
 
 NEWEST, MOST_OPEN, MOST_KNOWN = 100, 1_000, 2_200
 PAUSE = 0.2  # seconds between two frames of one batch
+ANOTHER_HEARS = 5.0  # seconds
 NO_STANDS = 1.5  # seconds that a client is not asked for again: whose a batch is may be noted just after it was submitted
 KEPT = 60.0  # seconds that it goes on after the last client has left
 SCOPE = scope_of([ALL])
@@ -32,12 +33,13 @@ SCOPE = scope_of([ALL])
 class _Known:
     """The newest state of one batch, and when it was told."""
 
-    __slots__ = ("event", "frame", "reset", "shown", "silent_since", "told_at")
+    __slots__ = ("event", "frame", "noted_at", "reset", "shown", "silent_since", "told_at")
 
     def __init__(self, event: ProgressEvent, silent_since: Position | None = None, *, reset: bool = False) -> None:
         self.event = event
         self.reset = reset
         self.silent_since = silent_since  # where the stream was when Postgres told what it had not
+        self.noted_at = time.monotonic()
         self.told_at = 0.0
         self.frame: Frame | None = None
         self.shown: dict[bool, Frame] = {}  # to those who come, by `reset`
@@ -64,7 +66,7 @@ class Overview:
         self._hints: dict[str, bool] = {}  # batches of which Postgres is asked, and whether it must be asked once more
         self.watchers: set[Connection] = set()
         self.interest = 0  # clients that are about to watch
-        self.read_at = 0.0
+        self.asked_at = 0.0  # when the newest answer of Postgres was asked for
         self._left_at = 0.0
         self._opening = asyncio.Lock()
         self._known: dict[str, _Known] = {}
@@ -93,15 +95,15 @@ class Overview:
         else:
             self._due.setdefault(event.batch_id, record.position)
 
-    async def catch_up(self, fresh: float) -> None:
-        """Ask Postgres, unless that was done within so many seconds: of many who come at the same time one asks for all."""
+    async def catch_up(self, moment: float) -> None:
+        """Ask Postgres, unless that was done since: of many who come at the same time one asks for all."""
         async with self._opening:
-            if time.monotonic() - self.read_at > fresh:
+            if self.asked_at < moment:
                 await self.read()
 
     async def read(self) -> None:
         """Ask Postgres; tell what the stream has not told."""
-        asked_at, known = self.history.newest, dict(self._known)
+        began, asked_at, known = time.monotonic(), self.history.newest, dict(self._known)
         read = await progress.read_overview(self._pool, NEWEST, MOST_OPEN)
         listed = {event.batch_id for event in read}
         hidden = {id: one.event.revision for id, one in self._known.items() if id not in listed}
@@ -111,7 +113,7 @@ class Overview:
                 self.drop(batch_id)
             else:
                 read.append(event)
-        self.read_at = time.monotonic()
+        self.asked_at = began
         for event in reversed(read):
             self.history.confirm(event.batch_id, event.revision, asked_at)
             self._compare(event, known.get(event.batch_id))
@@ -147,7 +149,7 @@ class Overview:
         """Nobody wants to know any more."""
         self._known.clear()
         self._due.clear()
-        self.read_at = 0.0
+        self.asked_at = 0.0
 
     def drop(self, batch_id: str) -> None:
         """The batch is no more."""
@@ -198,8 +200,10 @@ class Overview:
                     continue  # it was forgotten
                 known = _Known(decode_event(last[0].raw))
             self._offer(connection, batch_id, self._frame(batch_id, known).bare)
+        now = time.monotonic()
         for batch_id, known in self._known.items():
-            if known.silent_since is not None and known.silent_since >= position:
+            # Another gateway, which asks Postgres as often as this one, may have heard of it a little later.
+            if known.silent_since is not None and (known.silent_since >= position or now - known.noted_at < ANOTHER_HEARS):
                 self._offer(connection, batch_id, self._frame(batch_id, known).bare)
 
     def _note(self, event: ProgressEvent, silent_since: Position | None = None, *, reset: bool = False) -> _Known:

@@ -19,6 +19,7 @@ LAST_SEQUENCE = 2**64 - 1
 
 Position = tuple[int, int]
 START: Position = (0, 0)
+AHEAD = "00000000"  # the tag of a token that stands for something else than what the stream had told: nobody can go on from it
 
 _TOKEN = re.compile(r"([0-9a-f]{8})\.([0-9]{1,20})-([0-9]{1,20})\.([0-9a-f]{8})(?:\.([0-9]{1,19}))?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -104,19 +105,24 @@ class History:
     def __init__(self, tag: str = "", newest: Position = START) -> None:
         self.tag = tag
         self.newest = newest
+        self.in_step: set[str] = set()  # batches of which everybody here was told what the stream had told by then, no more and no less
         self._complete_after = newest  # all that came after it is here
         self._records: deque[Record] = deque()
         self._by_batch: dict[str, deque[Record]] = {}
         self._bytes = 0
 
-    def token(self, scope: str, position: Position | None = None) -> str:
-        """The token of everything up to a position, up to here if none is given."""
-        return str(Token(self.tag, self.newest if position is None else position, scope))
+    def token(self, scope: str, position: Position | None = None, *, in_step: bool = True, ended: int | None = None) -> str:
+        """The token of everything up to a position, up to here if none is given; good for nothing where the client is not in step.
+
+        Every gateway must understand it, and all that they have in common is the stream.
+        """
+        return str(Token(self.tag if in_step else AHEAD, self.newest if position is None else position, scope, ended))
 
     def reset(self, tag: str, newest: Position, complete_after: Position | None = None) -> None:
         """Begin anew: all entries after `complete_after` (if not given, after the newest) are going to be appended."""
         self.tag, self.newest = tag, newest
         self._complete_after = newest if complete_after is None else complete_after
+        self.in_step.clear()
         self._records.clear()
         self._by_batch.clear()
         self._bytes = 0

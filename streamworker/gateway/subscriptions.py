@@ -14,7 +14,7 @@ from streamworker.gateway.feed import FRESH, Feed
 from streamworker.gateway.feeds import QUIET, Feeds
 from streamworker.gateway.frames import ALL, Complaint, Live, frame
 from streamworker.gateway.overview import Overview
-from streamworker.gateway.resume import History, Record, Since, Token, scope_of
+from streamworker.gateway.resume import AHEAD, History, Record, Since, Token, scope_of
 from streamworker.messages import ProgressEvent
 from streamworker.store.pool import OUTAGE_ERRORS
 
@@ -43,7 +43,7 @@ class Subscriptions:
 
     async def ended(self, batch_id: str, token: Token) -> bool:
         """Whether the token was given for the end of this batch, and that is its end still. BatchNotFound."""
-        if token.ended is None or token.tag != self._history.tag or token.scope != scope_of([batch_id]):
+        if token.ended is None or token.tag not in (self._history.tag, AHEAD) or token.scope != scope_of([batch_id]):
             return False
         feed = self._feeds.take(batch_id)
         try:
@@ -73,7 +73,8 @@ class Subscriptions:
             opening = [self._feeds.open(feed, since) for feed in feeds]
             found = await asyncio.gather(*opening, return_exceptions=True) if len(opening) > 1 else [await _caught(one) for one in opening]
             if ALL in ids:
-                await self._open_overview(connection)
+                # Who comes back may have heard from another gateway what is not known here yet.
+                await self._open_overview(connection, time.monotonic() - (FRESH if since is None else 0.0))
             # From here on nothing is awaited: what a client is told first and what it is told next belong together.
             if not connection.gone:
                 self._join(connection, dict(zip(feeds, found, strict=True)), since, bare=len(ids) > 1)
@@ -99,20 +100,23 @@ class Subscriptions:
                 if records is not None:
                     resumed.append(feed)
                     missed += [(feed, record) for record in records]
-        self._tell_missed(connection, resumed, missed)
         told = [feed for feed, snapshot in found.items() if not isinstance(snapshot, BaseException)]
+        self._tell_missed(connection, resumed, missed, in_step=len(resumed) == len(told))
         if told:
             token = self._token(told[0].scope_for(connection), told)
             connection.offer(frame(Live(token) if bare else Live(token, told[0].batch_id)))
 
-    def _tell_missed(self, connection: Connection, resumed: Sequence[Feed], missed: Sequence[tuple[Feed, Record]]) -> None:
+    def _tell_missed(
+        self, connection: Connection, resumed: Sequence[Feed], missed: Sequence[tuple[Feed, Record]], *, in_step: bool
+    ) -> None:
+        """`in_step`: no other batch was shown as it is now, and may not be told from the middle of these events on."""
         own = sum(len(record.raw) for feed, record in missed if feed.scope_for(connection) != feed.scope)
         if own > MOST_BYTES:  # the frames of those who asked for several batches are made for them alone
             for feed in resumed:
                 feed.show(connection, reset=True)
             return
         in_order = sorted(missed, key=lambda one: one[1].position)  # of several batches, as it happened
-        connection.offer_missed(feed.event_frame(record, feed.scope_for(connection)) for feed, record in in_order)
+        connection.offer_missed(feed.event_frame(record, feed.scope_for(connection), in_step=in_step) for feed, record in in_order)
         for feed in resumed:
             if feed.ended and feed.state is not None:
                 connection.offer(feed.end_frame(feed.state))
@@ -125,12 +129,12 @@ class Subscriptions:
             log.error("batch %s cannot be told", batch_id, exc_info=error)
             connection.close(4500, "an error of the gateway")
 
-    async def _open_overview(self, connection: Connection) -> None:
+    async def _open_overview(self, connection: Connection, moment: float) -> None:
         self._overview.interest += 1
         try:
-            while time.monotonic() - self._overview.read_at > FRESH:
+            while self._overview.asked_at < moment:
                 try:
-                    await self._overview.catch_up(FRESH)
+                    await self._overview.catch_up(moment)
                 except OUTAGE_ERRORS as error:
                     self._note_postgres(False, error)
                     await asyncio.sleep(QUIET)
@@ -161,7 +165,7 @@ class Subscriptions:
 
     def _token(self, scope: str, told: Sequence[Feed]) -> str:
         """The token of all that is told of these batches."""
-        return self._history.token(scope, min((feed.told_to for feed in told), default=None))
+        return self._history.token(scope, in_step={feed.batch_id for feed in told} <= self._history.in_step)
 
 
 async def _caught(work: Coroutine[Any, Any, ProgressEvent | None]) -> ProgressEvent | BaseException | None:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,10 @@ async def work(item: Item, context: Context) -> Any:
                 await asyncio.sleep(terms["ms"] / 1000)
             case "hold" | "fail then hold" if item.attempt > 1 or terms["do"] == "hold":
                 while not _is_open(item):  # noqa: ASYNC110 the gate is a file
+                    await asyncio.sleep(TICK)
+            case "tell at the gate":
+                for number in takewhile(lambda _: not _is_open(item), count()):
+                    await context.progress(message=f"number {number}")
                     await asyncio.sleep(TICK)
             case "cancel itself":
                 task = asyncio.current_task()

@@ -15,7 +15,7 @@ import websockets
 
 from streamworker.gateway.resume import read_since
 from streamworker.messages import ProgressEvent, encode_event
-from tests.flows.processors import sleep
+from tests.flows.processors import act, sleep
 from tests.flows.scene import Scene
 from tests.gateway.live_scene import Frame, LiveScene, gateway_on, live_scene_on
 from tests.servers import RedisServer
@@ -261,6 +261,119 @@ class TestWhatCannotBeProven:
                 async with other.socket(scene.batch_id, since=frame["id"]) as client:
                     assert told(await client.until("live")) == [("snapshot", 5)]
 
+    async def test_what_another_gateway_heard_from_postgres_before_the_stream_told_it(
+        self, scene: LiveScene, redis_url: str, database_url: str
+    ) -> None:
+        async with gateway_on(redis_url, database_url) as (port, hub), scene.socket(scene.batch_id) as client:
+            other = LiveScene(port, hub, scene.connection, scene.broker, scene.batch_id)
+            await client.until("live")
+            await scene.record(3)
+            async with other.socket(scene.batch_id) as early:
+                frames = await early.until("live")
+                assert told(frames) == [("snapshot", 3)]
+            for revision in (1, 2, 3):
+                await scene.publish(scene.event(revision))
+            await scene.caught_up()
+            for frame in frames:
+                async with scene.socket(scene.batch_id, since=frame["id"]) as late:
+                    assert told(await late.until("live")) == [("snapshot", 3)]
+
+    async def test_what_another_gateway_told_of_one_of_several_before_the_stream_did(
+        self, scene: LiveScene, redis_url: str, database_url: str
+    ) -> None:
+        beside = await scene.submit()
+        ids = scene.batch_id, beside.batch_id
+        async with gateway_on(redis_url, database_url) as (port, hub), scene.socket(*ids) as client:
+            other = LiveScene(port, hub, scene.connection, scene.broker, scene.batch_id)
+            await client.until("live")
+            await scene.record(3)
+            async with other.socket(*ids) as early:
+                frames = await early.until("live")
+                await beside.step(1)
+                frames.append(await early.event())
+            for revision in (1, 2, 3):
+                await scene.publish(scene.event(revision))
+            await scene.caught_up()
+            for token in [frame["id"] for frame in frames if "id" in frame]:
+                async with scene.socket(*ids, since=token) as late:
+                    found = [(frame["batch_id"], *told([frame])) for frame in await late.until("live") if "event" in frame]
+                assert sorted(found) == sorted([(str(scene.batch_id), ("snapshot", 3)), (str(beside.batch_id), ("snapshot", 1))])
+
+    async def test_what_another_gateway_told_of_all_a_moment_ago(self, scene: LiveScene, redis_url: str, database_url: str) -> None:
+        async with gateway_on(redis_url, database_url) as (port, hub), scene.socket("*") as client:
+            other = LiveScene(port, hub, scene.connection, scene.broker, scene.batch_id)
+            await client.until("live")
+            await asyncio.sleep(0.3)  # so that the other one asks Postgres
+            await scene.hub._overview.read()
+            await scene.record(3)
+            async with other.socket("*") as early:
+                frames = await early.until("live")
+                assert told(frames) == [("snapshot", 3)]
+            async with scene.socket("*", since=frames[-1]["id"]) as late:
+                assert told(await late.until("live")) == [("snapshot", 3)]
+
+    async def test_what_this_one_heard_from_postgres_before_another_did(
+        self, scene: LiveScene, redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        beside = await scene.submit()
+        async with gateway_on(redis_url, database_url) as (port, hub), scene.socket("*") as client:
+            other = LiveScene(port, hub, scene.connection, scene.broker, scene.batch_id)
+            await client.until("live")
+            async with other.socket("*") as first:
+                await first.until("live")
+                asked = asyncio.Event()
+                monkeypatch.setattr(other.hub._overview, "read", asked.wait)  # it is about to ask
+                await scene.record(3)
+                assert told([await client.event()]) == [("snapshot", 3)]
+                await beside.step(1)
+                token = (await first.event())["id"]
+            async with scene.socket("*", since=token) as late:
+                assert ("snapshot", 3) in told(await late.until("live"))
+
+    async def test_what_another_gateway_told_while_this_one_asks_postgres(
+        self, scene: LiveScene, redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with gateway_on(redis_url, database_url) as (port, hub), scene.socket(scene.batch_id) as client:
+            other = LiveScene(port, hub, scene.connection, scene.broker, scene.batch_id)
+            await client.until("live")
+            await scene.step(1)
+            await client.event()
+            for module in ("feed", "feeds"):  # Postgres was asked a moment ago, for as long as it takes
+                monkeypatch.setattr(f"streamworker.gateway.{module}.FRESH", 2.0)
+            await scene.step(5)
+            await scene.caught_up()
+            async with other.socket(scene.batch_id) as ahead:
+                frames = await ahead.until("live")
+                assert told(frames) == [("snapshot", 5)]
+            for since in (*(frame["id"] for frame in frames), 5):
+                async with scene.socket(scene.batch_id, since=since) as late:
+                    assert told(await late.until("live")) in ([("snapshot", 5)], [] if since == 5 else None)
+
+    async def test_what_another_gateway_told_while_postgres_is_slow(
+        self, scene: LiveScene, redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        read, answered = scene.hub._reader.read, asyncio.Event()
+
+        async def read_late(batch_id: str) -> ProgressEvent:
+            await answered.wait()
+            return await read(batch_id)
+
+        async with gateway_on(redis_url, database_url) as (port, hub), scene.socket(scene.batch_id) as client:
+            other = LiveScene(port, hub, scene.connection, scene.broker, scene.batch_id)
+            await client.until("live")
+            await scene.step(1)
+            await client.event()
+            monkeypatch.setattr(scene.hub._reader, "read", read_late)
+            monkeypatch.setattr("streamworker.gateway.feeds.QUIET", 0.01)
+            await scene.step(5)
+            await scene.caught_up()
+            async with other.socket(scene.batch_id) as ahead:
+                token = (await ahead.until("live"))[0]["id"]
+            async with scene.socket(scene.batch_id, since=token) as late:
+                await asyncio.sleep(0.1)  # what is known here is not told meanwhile
+                answered.set()
+                assert told(await late.until("live")) == [("snapshot", 5)]
+
     async def test_more_than_is_kept_for_one_who_asked_for_several(self, scene: LiveScene, monkeypatch: pytest.MonkeyPatch) -> None:
         other = await scene.submit()
         async with scene.socket(scene.batch_id, other.batch_id) as client:
@@ -384,17 +497,22 @@ async def test_readers_that_come_and_go_while_a_worker_works(redis_url: str, dat
     with Scene(redis_url, database_url, tmp_path) as world:
         async with live_scene_on(redis_url, database_url) as scene:
             await scene.connection.execute("DELETE FROM streamworker.batches")
-            batch_id = world.submit([sleep(chance.randint(1, 8)) for _ in range(300)])
+            batch_id = world.submit([*(sleep(chance.randint(1, 8)) for _ in range(300)), act("tell at the gate", gate="enough")])
             readers = [Reader(batch_id, random.Random(chance.random())) for _ in range(6)]
             world.begin_worker()
+
+            async def end_the_batch() -> None:
+                while sum(reader.visits for reader in readers) <= 30:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+                world.open("enough")
+
             async with asyncio.timeout(60):
-                await asyncio.gather(*(reader.run(scene) for reader in readers))
+                await asyncio.gather(end_the_batch(), *(reader.run(scene) for reader in readers))
             row = world.batch(batch_id)
             for reader in readers:
                 reader.check()
                 assert reader.frames[-2]["event"]["revision"] == row["revision"]
                 assert reader.frames[-1]["status"] == row["status"] == "completed"
-            assert sum(reader.visits for reader in readers) > 30
             resets = [frame for reader in readers for frame in reader.frames if frame.get("reset")]
             assert len(resets) <= len(readers)  # coming back is nearly always a matter of what was missed
         world.finish()
