@@ -40,6 +40,21 @@ ANY_REDIS = {
     "test_processor_api",
     "test_unavailable",
 }
+# Flows that take long: they run on the newest and on the oldest of the servers, but for a release. What is between answers like the newest.
+NEWEST_AND_OLDEST = {
+    "test_boundaries",
+    "test_boundaries_on_the_wire",
+    "test_client",
+    "test_flushes",
+    "test_p01_every_batch_ends",
+    "test_p02_finished_items_stay",
+    "test_p03_one_writer",
+    "test_p05_acknowledged_last",
+    "test_p07_readers_never_see_numbers_go_back",
+    "test_p08_hand_over",
+    "test_watch",
+}
+BETWEEN = "redis70"
 
 
 # What the tests start must hear Ctrl-C, also where a shell started the tests in the background and so without it.
@@ -65,8 +80,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "redis_kind" in metafunc.fixturenames:
         node = metafunc.definition
         is_flow = node.get_closest_marker("flow") is not None or "flows" in node.path.parts
-        is_flow = is_flow and (metafunc.config.getoption("--full") or node.path.stem not in ANY_REDIS)
-        metafunc.parametrize("redis_kind", _kinds(metafunc.config) if is_flow else ["valkey"], scope="session")
+        kinds = _kinds(metafunc.config) if is_flow else ["valkey"]
+        if is_flow and not metafunc.config.getoption("--full"):
+            if node.path.stem in ANY_REDIS:
+                kinds = ["valkey"]
+            elif node.path.stem in NEWEST_AND_OLDEST and len(kinds) > 1:
+                kinds = [kind for kind in kinds if kind != BETWEEN]
+        metafunc.parametrize("redis_kind", kinds, scope="session")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -22,28 +22,25 @@ class Revisions:
     """
 
     def __init__(self) -> None:
-        self._last: ProgressEvent | None = None
+        self.last = -1  # the newest revision seen; -1 before the first
+        self._status = ""
         self._seen: dict[int, ItemEvent] = {}
-
-    @property
-    def last(self) -> int:
-        """The newest revision seen; -1 before the first."""
-        return -1 if self._last is None else self._last.revision
 
     def judge(self, event: ProgressEvent) -> Verdict:
         """Say what the event is, before it is `accept`ed."""
-        if self._last is None or event.revision > self.last + 1:
+        if self.last < 0 or event.revision > self.last + 1:
             return Verdict.GAP
         if event.revision == self.last + 1:
             return Verdict.NEW
         if event.revision < self.last:
             return Verdict.KNOWN
         tells = any(self._seen.get(item.position) != item for item in event.items)
-        return Verdict.NEW if tells or event.status != self._last.status else Verdict.KNOWN
+        return Verdict.NEW if tells or event.status != self._status else Verdict.KNOWN
 
     def accept(self, event: ProgressEvent) -> None:
         """Take the event, or a snapshot, as seen."""
         if event.revision != self.last:
             self._seen.clear()
-        self._last = event
-        self._seen.update((item.position, item) for item in event.items)
+        self.last, self._status = event.revision, event.status
+        for item in event.items:
+            self._seen[item.position] = item

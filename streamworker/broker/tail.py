@@ -46,6 +46,7 @@ class Tail:
         self._page = page
         self._redis: Redis | None = None
         self._after: bytes | None = None
+        self._coming: asyncio.Task[list[Entry]] | None = None
         self.healthy = True
 
     async def start(self, after: bytes | None = None) -> None:
@@ -66,16 +67,26 @@ class Tail:
         try:
             if self._after is None:
                 await self._note_position()
-            found = await self._read_after(quiet)
+            assert self._after is not None
+            coming, self._coming = self._coming, None
+            found = await (coming or self._read_after(self._after, quiet))
         except CONNECTION_ERRORS as error:
             await self._fell(error)
             await asyncio.sleep(quiet)
             return []
         self._rose()
+        if len(found) == self._page:
+            await self._ask_for_more(found[-1].id, quiet)
+        if found:
+            self._after = found[-1].id
         return found
 
     async def close(self) -> None:
         """Give the connection back."""
+        coming, self._coming = self._coming, None
+        if coming is not None:
+            coming.cancel()
+            await asyncio.gather(coming, return_exceptions=True)
         redis, self._redis = self._redis, None
         if redis is not None:
             with suppress(*CONNECTION_ERRORS):
@@ -84,15 +95,23 @@ class Tail:
     async def _note_position(self) -> None:
         self._after = await position(self._client(), self._stream)
 
-    async def _read_after(self, quiet: float) -> list[Entry]:
-        assert self._after is not None
+    async def _ask_for_more(self, after: bytes, quiet: float) -> None:
+        """More is there already: the server looks it up while the caller is at work on what was read."""
+        self._coming = asyncio.create_task(self._read_after(after, quiet), name="progress read ahead")
+        try:
+            for _ in range(2):  # in the first turn of the loop it is written, at its end it is sent
+                await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            self._coming.cancel()
+            self._coming = None
+            raise
+
+    async def _read_after(self, after: bytes, quiet: float) -> list[Entry]:
         reply = await self._client().execute_command(
-            "XREAD", "COUNT", self._page, "BLOCK", max(1, round(quiet * 1000)), "STREAMS", self._stream, self._after
+            "XREAD", "COUNT", self._page, "BLOCK", max(1, round(quiet * 1000)), "STREAMS", self._stream, after
         )
         found = [entry for _, entries in read_entries(reply) for entry in entries]
-        if found:
-            self._after = found[-1].id
-        elif _number(await position(self._client(), self._stream)) < _number(self._after):
+        if not found and _number(await position(self._client(), self._stream)) < _number(after):
             self._after = START  # the server lost its data and counts anew: all that is there now is new to us
         return found
 

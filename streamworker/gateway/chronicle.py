@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections import OrderedDict
 from datetime import UTC, datetime
+from functools import lru_cache
 
 import msgspec
 
@@ -77,6 +78,7 @@ class _Past:
         self._at, self._processed, self._failed = self._at[which], self._processed[which], self._failed[which]
 
 
+@lru_cache(maxsize=16)  # it is asked twice of each event
 def seconds_of(at: str) -> float | None:
     """When it was, in seconds since 1970; None for what no event of ours has there."""
     try:

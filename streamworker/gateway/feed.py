@@ -263,7 +263,7 @@ class Feed:
             return record.frame
         token = self.history.token(scope, record.position, in_step=in_step)
         made = frame(Event(batch_id=self.batch_id, id=token, event=event or decode_event(record.raw)))
-        if scope == self.scope:
+        if scope == self.scope and len(self.watchers) > 1:
             record.frame = made
         return made
 

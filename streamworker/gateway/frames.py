@@ -97,21 +97,18 @@ _ENCODER = msgspec.json.Encoder()
 _REQUESTS: msgspec.json.Decoder[Subscribe | Unsubscribe | Ping] = msgspec.json.Decoder(Subscribe | Unsubscribe | Ping)
 
 
-class Frame:
+class Frame(msgspec.Struct, eq=False, gc=False):
     """One frame for any number of clients: its bytes, in each form that somebody asked for, are made once."""
 
-    __slots__ = ("_bare", "_content", "_stream", "_text", "_wire", "batch_id", "id", "json", "kind")
-
-    def __init__(self, kind: str, json: bytes, batch_id: str | None, id: str | None, content: Snapshot | Event | None = None) -> None:
-        self.kind = kind
-        self.json = json
-        self.batch_id = batch_id
-        self.id = id
-        self._content = content
-        self._bare: Frame | None = None
-        self._text: str | None = None
-        self._stream: bytes | None = None
-        self._wire: bytes | None = None
+    kind: str
+    json: bytes
+    batch_id: str | None
+    id: str | None
+    _content: Snapshot | Event | None = None
+    _bare: Frame | None = None
+    _text: str | None = None
+    _stream: bytes | None = None
+    _wire: bytes | None = None
 
     @property
     def text(self) -> str:

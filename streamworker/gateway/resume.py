@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import msgspec
+
 from streamworker.gateway.frames import Frame
 
 MOST_ENTRIES = 10_000
@@ -37,8 +39,12 @@ class Token(NamedTuple):
     ended: int | None = None
 
     def __str__(self) -> str:
-        end = "" if self.ended is None else f".{self.ended}"
-        return f"{self.tag}.{self.position[0]}-{self.position[1]}.{self.scope}{end}"
+        return _text(*self)
+
+
+def _text(tag: str, position: Position, scope: str, ended: int | None) -> str:
+    text = f"{tag}.{position[0]}-{position[1]}.{scope}"
+    return text if ended is None else f"{text}.{ended}"
 
 
 class Since(NamedTuple):
@@ -86,17 +92,14 @@ def read_since(text: str | int | None) -> Since | None:
     return Since()
 
 
-class Record:
+class Record(msgspec.Struct, eq=False, gc=False):
     """An event as it stood in the stream. `highest` is the greatest revision of its batch up to here."""
 
-    __slots__ = ("batch_id", "frame", "highest", "position", "raw")
-
-    def __init__(self, position: Position, batch_id: str, highest: int, raw: bytes) -> None:
-        self.position = position
-        self.batch_id = batch_id
-        self.highest = highest
-        self.raw = raw
-        self.frame: Frame | None = None  # once it was made for somebody
+    position: Position
+    batch_id: str
+    highest: int
+    raw: bytes
+    frame: Frame | None = None  # once it was made for several
 
 
 class History:
@@ -116,7 +119,7 @@ class History:
 
         Every gateway must understand it, and all that they have in common is the stream.
         """
-        return str(Token(self.tag if in_step else AHEAD, self.newest if position is None else position, scope, ended))
+        return _text(self.tag if in_step else AHEAD, self.newest if position is None else position, scope, ended)
 
     def reset(self, tag: str, newest: Position, complete_after: Position | None = None) -> None:
         """Begin anew: all entries after `complete_after` (if not given, after the newest) are going to be appended."""

@@ -23,7 +23,7 @@ from streamworker.messages import TERMINAL, ProgressEvent, decode_event
 
 log = logging.getLogger("streamworker.gateway")
 
-PAGE = 50  # entries at once: a megabyte each, maybe
+PAGE = 200  # entries at once: a megabyte each, maybe
 FIRST_PAGE, LONGEST_PAGE = 10, 500  # of those that stand there already
 
 _STATUS = TERMINAL | {"pending", "processing"}
@@ -162,6 +162,7 @@ def _is_ours(event: ProgressEvent) -> bool:
         and event.status in _STATUS
         and 0 <= event.revision <= MAX_REVISION
         and 0 <= event.epoch <= MAX_REVISION
-        and all(0 <= count < 2**31 for count in (event.total, event.processed, event.succeeded, event.failed))
+        and min(event.total, event.processed, event.succeeded, event.failed) >= 0
+        and max(event.total, event.processed, event.succeeded, event.failed) < 2**31
         and seconds_of(event.at) is not None
     )
