@@ -54,6 +54,7 @@ class Tail:
 
         Does not raise when the server is away.
         """
+        await self._stop_reading_ahead()
         if after is not None:
             self._after = after
             return
@@ -83,10 +84,7 @@ class Tail:
 
     async def close(self) -> None:
         """Give the connection back."""
-        coming, self._coming = self._coming, None
-        if coming is not None:
-            coming.cancel()
-            await asyncio.gather(coming, return_exceptions=True)
+        await self._stop_reading_ahead()
         redis, self._redis = self._redis, None
         if redis is not None:
             with suppress(*CONNECTION_ERRORS):
@@ -105,6 +103,12 @@ class Tail:
             self._coming.cancel()
             self._coming = None
             raise
+
+    async def _stop_reading_ahead(self) -> None:
+        coming, self._coming = self._coming, None
+        if coming is not None:
+            coming.cancel()
+            await asyncio.gather(coming, return_exceptions=True)
 
     async def _read_after(self, after: bytes, quiet: float) -> list[Entry]:
         reply = await self._client().execute_command(

@@ -18,6 +18,7 @@ MOST_IN_FLIGHT = 100
 MOST_WAITING = 1_000
 FRESH = 0.25  # seconds in which what Postgres has said need not be asked again
 KEPT_SNAPSHOT = 5.0  # seconds
+SETTLED = 10.0  # seconds
 
 
 class Feed:
@@ -31,11 +32,13 @@ class Feed:
         self.history = history
         self.scope = scope_of([batch_id])
         self.state: ProgressEvent | None = None
+        self.said: ProgressEvent | None = None  # by Postgres, when it was asked last
         self.watchers: dict[Connection, int] = {}  # and at least which revision each has been told
         self.interest = 0  # clients that are about to watch
         self.behind = -1  # what Postgres said when it was asked last beside the stream
         self.mending = False
         self.heard = self.read_at = time.monotonic()
+        self._stirred_at = self.heard  # when something was told last that the stream did not tell
         self._seen = Revisions()
         self._in_flight: dict[int, ItemEvent] = {}
         self._waiting: deque[tuple[Record, ProgressEvent]] = deque(maxlen=MOST_WAITING)
@@ -59,6 +62,8 @@ class Feed:
         """Whether who comes may have heard more than is known here: from another gateway, or before the stream began anew."""
         if since.token is None:
             return since.revision is None or since.revision > self.revision
+        if since.token.tag == self.history.ahead:
+            return False  # it was heard here
         told_to = before(self._waiting[0][0].position) if self._waiting else self.history.newest
         return since.token.tag != self.history.tag or since.token.position > told_to
 
@@ -83,14 +88,16 @@ class Feed:
             self._wait(record, event)
             self.mending = True
             return False
+        if verdict is Verdict.NEW:
+            self._accept(event)
         if self.batch_id not in self.history.in_step:
             self._find_step()
         if verdict is Verdict.NEW:
-            self._accept(event)
             self._tell(record, event)
         return True
 
     def _wait(self, record: Record, event: ProgressEvent) -> None:
+        self._stirred_at = time.monotonic()
         self._waiting.append((record, event))
         self.history.in_step.discard(self.batch_id)
 
@@ -118,7 +125,7 @@ class Feed:
         return self._hear_waiting()
 
     def _take(self, snapshot: ProgressEvent) -> None:
-        self.read_at = self.heard = time.monotonic()
+        self.read_at = self.heard = self._stirred_at = time.monotonic()
         self._in_flight.clear()
         self._accept(snapshot)
 
@@ -145,12 +152,21 @@ class Feed:
         if self._waiting or not self._stream_knows(told):
             self.history.in_step.discard(self.batch_id)
         elif self.batch_id not in self.history.in_step:
-            self.history.in_step.add(self.batch_id)
-            self._kept = None  # its token is good for nothing
+            self._fall_in()
+
+    def _fall_in(self) -> None:
+        self.history.in_step.add(self.batch_id)
+        self._kept = None  # nobody can go on from its token
+
+    def settle(self, now: float) -> None:
+        """What the stream has not told by now it will never tell: it was lost, or is told no more since it is too long ago."""
+        quiet = now - max(self._stirred_at, self.history.began_at) > SETTLED
+        if quiet and self.state is not None and not self._waiting and self.batch_id not in self.history.in_step:
+            self._fall_in()
 
     def _stream_knows(self, revision: int) -> bool:
         known = self.history.known_at(self.batch_id, self.history.newest)
-        return revision <= (0 if known is None else known)
+        return revision == (0 if known is None else known)
 
     def _accept(self, event: ProgressEvent) -> None:
         if self.state is not None and (event.epoch != self.state.epoch or event.status in TERMINAL):
@@ -178,9 +194,11 @@ class Feed:
         if self._ahead is not None and (snapshot is None or snapshot.revision < self._ahead.revision):
             snapshot = self._ahead  # nobody is to hear less than somebody has heard
         self.watchers.setdefault(connection, -1)
-        newest = max(self.revision, -1 if snapshot is None else snapshot.revision)
+        newer = snapshot if snapshot is not None and snapshot.revision > self.revision else None
+        newest = (newer or self.state).revision
         known = since.revision if since is not None else None
-        if known == newest and not self.ended:
+        if known == newest and (newer or self.state).status not in TERMINAL:
+            self._go_ahead(newer)
             self._note(connection, newest)
             return None
         missed = None if since is None or since.token is None or newest > self.revision else self.missed(since.token)
@@ -189,6 +207,11 @@ class Feed:
             return None
         self._note(connection, self.revision)
         return missed
+
+    @property
+    def newest(self) -> ProgressEvent:
+        """The newest of what the stream told and what Postgres said."""
+        return max((event for event in (self.state, self.said) if event is not None), key=lambda event: event.revision)
 
     def leave(self, connection: Connection) -> None:
         """Tell this client no more."""
@@ -222,8 +245,8 @@ class Feed:
         frames: dict[tuple[str, bool], Frame] = {}
         for connection in listeners:
             scope = self.scope_for(connection)
-            # One who watches this batch alone is in step with the event of it that is told.
-            in_step = scope == self.scope or connection.wanted <= self.history.in_step
+            # Who watches this batch alone is in step with the event of it that is told; of others more may have been told already.
+            in_step = scope == self.scope or (record.position == self.history.newest and connection.wanted <= self.history.in_step)
             if (scope, in_step) not in frames:
                 frames[scope, in_step] = self.event_frame(record, scope, event, in_step=in_step)
             connection.offer(frames[scope, in_step])
@@ -238,8 +261,7 @@ class Feed:
         assert self.state is not None
         bare = bare or self.batch_id in connection.together
         if newer is not None and newer.revision > self.revision:
-            self._ahead = newer
-            self._find_step()
+            self._go_ahead(newer)
             event, shown = newer, self._snapshot(reset, newer)
         else:
             event, shown = self.state, self._snapshot_frame(reset)
@@ -247,6 +269,12 @@ class Feed:
         if event.status in TERMINAL:
             connection.offer(self.end_frame(event))
         self._note(connection, event.revision)
+
+    def _go_ahead(self, newer: ProgressEvent | None) -> None:
+        """Somebody knows this, and the stream has not told it."""
+        if newer is not None:
+            self._ahead, self._stirred_at = newer, time.monotonic()
+            self._find_step()
 
     def _note(self, connection: Connection, revision: int) -> None:
         if connection in self.watchers:

@@ -70,7 +70,7 @@ class Feeds:
         except BatchNotFound:
             self.drop(feed)
             raise
-        feed.read_at = time.monotonic()
+        feed.read_at, feed.said = time.monotonic(), snapshot
         if feed.state is None:
             complete = feed.open(snapshot)
         else:
@@ -82,7 +82,10 @@ class Feeds:
     def drop(self, feed: Feed) -> None:
         """The batch is no more."""
         if self._feeds.get(feed.batch_id) is feed:
-            self._forget(feed)
+            if feed.interest:
+                feed.read_at = float("-inf")  # others have asked too, and may be given another answer
+            else:
+                self._forget(feed)
         told = frame(Complaint(4404, str(not_found(UUID(feed.batch_id))), feed.batch_id))
         for connection in list(feed.watchers):
             connection.wanted.discard(feed.batch_id)
@@ -102,10 +105,11 @@ class Feeds:
             feed.mending = True
             self._mend(feed)
 
-    def forget_quiet(self) -> None:
+    def look_after(self) -> None:
         """Follow no longer what nobody has watched for a while."""
         now = time.monotonic()
         for feed in list(self._feeds.values()):
+            feed.settle(now)
             if not (feed.watchers or feed.interest or feed.mending) and now - feed.read_at > KEPT:
                 self._forget(feed)
 

@@ -133,6 +133,9 @@ class Hub:
             self._overview.leave(connection)
             return
         connection.wanted.discard(batch_id)
+        scope = connection.together.pop(batch_id, None)
+        rest = [id for id, one in connection.together.items() if one == scope]
+        connection.together.update(dict.fromkeys(rest, scope_of(rest)))  # from here on their tokens stand for no more than them
         self._feeds.leave(connection, batch_id)
         connection.forget(batch_id)
 
@@ -148,14 +151,14 @@ class Hub:
 
     async def _follow(self) -> None:
         for number, told in enumerate(await self._stream.read(QUIET)):
-            if number % SLICE == SLICE - 1:
-                await asyncio.sleep(0)
             try:
                 self._feeds.hear(told)
                 if self._overview.active:
                     self._overview.hear(told.record, told.event)
             except Exception:
                 log.exception("unexpected error, going on with the next event")
+            if number % SLICE == SLICE - 1:  # not before: what is in the history has been told
+                await asyncio.sleep(0)
         self._tell_due()
         if self._stream.healthy is not self._redis:
             self._redis = self._stream.healthy
@@ -215,7 +218,7 @@ class Hub:
                     connection.cut()
             elif since is None and now - connection.last_sent >= HEARTBEAT - QUIET:
                 connection.offer(PING)
-        self._feeds.forget_quiet()
+        self._feeds.look_after()
 
     def _note_postgres(self, answers: bool, error: BaseException | None) -> None:
         if answers is self._postgres:

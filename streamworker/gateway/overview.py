@@ -181,7 +181,10 @@ class Overview:
         else:
             for batch_id, known in self._known.items():
                 self._offer(connection, batch_id, known.snapshot(since is not None))
-        connection.offer_state(ALL, frame(Live(self.history.token(connection.together.get(ALL, SCOPE)), ALL)))
+        # Asked for together with single batches, it stands for them, too.
+        in_step = ALL not in connection.together or connection.wanted <= self.history.in_step
+        id = self.history.token(connection.together.get(ALL, SCOPE), in_step=in_step)
+        connection.offer_state(ALL, frame(Live(id, ALL)))
 
     def leave(self, connection: Connection) -> None:
         """Tell this client no more of what it did not ask for by id."""

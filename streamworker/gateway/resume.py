@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+import secrets
+import time
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable
@@ -21,7 +23,6 @@ LAST_SEQUENCE = 2**64 - 1
 
 Position = tuple[int, int]
 START: Position = (0, 0)
-AHEAD = "00000000"  # the tag of a token that stands for something else than what the stream had told: nobody can go on from it
 
 _TOKEN = re.compile(r"([0-9a-f]{8})\.([0-9]{1,20})-([0-9]{1,20})\.([0-9a-f]{8})(?:\.([0-9]{1,19}))?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -57,6 +58,15 @@ class Since(NamedTuple):
 def tag_of(run_id: str, stream: str) -> str:
     """What tells one stream of one server's life from all others."""
     return hashlib.sha256(f"{run_id} {stream}".encode()).hexdigest()[:8]
+
+
+def _ahead(salt: str) -> str:
+    return salt + hashlib.sha256(f"ahead {salt}".encode()).hexdigest()[:4]
+
+
+def is_ahead(tag: str) -> bool:
+    """Whether a gateway, this or another, has given that tag to what the stream had not told."""
+    return tag == _ahead(tag[:4])
 
 
 def scope_of(ids: Iterable[str]) -> str:
@@ -108,6 +118,8 @@ class History:
     def __init__(self, tag: str = "", newest: Position = START) -> None:
         self.tag = tag
         self.newest = newest
+        self.began_at = time.monotonic()
+        self.ahead = _ahead(secrets.token_hex(2))  # the tag of tokens of ours that stand for more than the stream had told
         self.in_step: set[str] = set()  # batches of which everybody here was told what the stream had told by then, no more and no less
         self._complete_after = newest  # all that came after it is here
         self._records: deque[Record] = deque()
@@ -115,16 +127,17 @@ class History:
         self._bytes = 0
 
     def token(self, scope: str, position: Position | None = None, *, in_step: bool = True, ended: int | None = None) -> str:
-        """The token of everything up to a position, up to here if none is given; good for nothing where the client is not in step.
+        """The token of everything up to a position, up to here if none is given; nobody can go on from it where the client is not in step.
 
         Every gateway must understand it, and all that they have in common is the stream.
         """
-        return _text(self.tag if in_step else AHEAD, self.newest if position is None else position, scope, ended)
+        return _text(self.tag if in_step else self.ahead, self.newest if position is None else position, scope, ended)
 
     def reset(self, tag: str, newest: Position, complete_after: Position | None = None) -> None:
         """Begin anew: all entries after `complete_after` (if not given, after the newest) are going to be appended."""
         self.tag, self.newest = tag, newest
         self._complete_after = newest if complete_after is None else complete_after
+        self.began_at = time.monotonic()
         self.in_step.clear()
         self._records.clear()
         self._by_batch.clear()

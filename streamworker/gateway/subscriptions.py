@@ -14,8 +14,8 @@ from streamworker.gateway.feed import FRESH, Feed
 from streamworker.gateway.feeds import QUIET, Feeds
 from streamworker.gateway.frames import ALL, Complaint, Live, frame
 from streamworker.gateway.overview import Overview
-from streamworker.gateway.resume import AHEAD, History, Record, Since, Token, scope_of
-from streamworker.messages import ProgressEvent
+from streamworker.gateway.resume import History, Record, Since, Token, is_ahead, scope_of
+from streamworker.messages import TERMINAL, ProgressEvent
 from streamworker.store.pool import OUTAGE_ERRORS
 
 log = logging.getLogger("streamworker.gateway")
@@ -43,13 +43,13 @@ class Subscriptions:
 
     async def ended(self, batch_id: str, token: Token) -> bool:
         """Whether the token was given for the end of this batch, and that is its end still. BatchNotFound."""
-        if token.ended is None or token.tag not in (self._history.tag, AHEAD) or token.scope != scope_of([batch_id]):
+        is_ours = token.tag == self._history.tag or is_ahead(token.tag)
+        if token.ended is None or not is_ours or token.scope != scope_of([batch_id]):
             return False
         feed = self._feeds.take(batch_id)
         try:
-            snapshot = await self._feeds.open(feed)
-            known = max(feed.revision, -1 if snapshot is None else snapshot.revision)
-            return feed.ended and feed.revision == known == token.ended
+            await self._feeds.open(feed)
+            return feed.newest.status in TERMINAL and feed.newest.revision == token.ended
         finally:
             feed.interest -= 1
 
@@ -153,15 +153,22 @@ class Subscriptions:
                 continue
             if feed.watchers[connection] > feed.revision:  # it knows more than the stream has told: ask again rather than go back
                 scope = connection.together.get(batch_id)
+                feed.leave(connection)  # what it is told next is the answer
                 self._renew(connection, [id for id, one in connection.together.items() if one == scope] or [batch_id], Since())
             else:
                 feed.show(connection, reset=True, bare=True)
         told: dict[str, list[Feed]] = {}
+        not_yet: set[str] = set()
         for batch_id in connection.wanted:
             scope = connection.together.get(batch_id) or scope_of([batch_id])
-            told.setdefault(scope, []).extend(feed for feed in [self._feeds.find(batch_id)] if feed is not None)
+            feed = self._feeds.find(batch_id)
+            if feed is None or connection not in feed.watchers:
+                not_yet.add(scope)  # it is about to be told of this one
+            else:
+                told.setdefault(scope, []).append(feed)
         for scope, feeds in told.items():
-            connection.offer(frame(Live(self._token(scope, feeds))))
+            if scope not in not_yet:
+                connection.offer(frame(Live(self._token(scope, feeds))))
 
     def _token(self, scope: str, told: Sequence[Feed]) -> str:
         """The token of all that is told of these batches."""
