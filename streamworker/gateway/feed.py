@@ -104,7 +104,7 @@ class Feed:
     def open(self, snapshot: ProgressEvent) -> bool:
         """Begin with what Postgres says; False when even so events are missing."""
         self._take(snapshot)
-        if self._stream_knows(snapshot.revision):
+        if self._stream_told() == snapshot.revision:
             self._opened = (self.history.newest, snapshot.revision)
         self._recall(snapshot)
         return self._hear_waiting()
@@ -148,8 +148,7 @@ class Feed:
 
     def _find_step(self) -> None:
         """Find out whether what was told here is what the stream has told: then a position of the stream says what a client knows."""
-        told = self.revision if self._ahead is None else max(self.revision, self._ahead.revision)
-        if self._waiting or not self._stream_knows(told):
+        if self._waiting or self._stream_told() != self._told():
             self.history.in_step.discard(self.batch_id)
         elif self.batch_id not in self.history.in_step:
             self._fall_in()
@@ -160,13 +159,17 @@ class Feed:
 
     def settle(self, now: float) -> None:
         """What the stream has not told by now it will never tell: it was lost, or is told no more since it is too long ago."""
-        quiet = now - max(self._stirred_at, self.history.began_at) > SETTLED
-        if quiet and self.state is not None and not self._waiting and self.batch_id not in self.history.in_step:
+        if self.state is None or self._waiting or self.batch_id in self.history.in_step:
+            return
+        if now - max(self._stirred_at, self.history.began_at) > SETTLED and self._stream_told() <= self._told():
             self._fall_in()
 
-    def _stream_knows(self, revision: int) -> bool:
+    def _told(self) -> int:
+        return self.revision if self._ahead is None else max(self.revision, self._ahead.revision)
+
+    def _stream_told(self) -> int:
         known = self.history.known_at(self.batch_id, self.history.newest)
-        return revision == (0 if known is None else known)
+        return 0 if known is None else known
 
     def _accept(self, event: ProgressEvent) -> None:
         if self.state is not None and (event.epoch != self.state.epoch or event.status in TERMINAL):
