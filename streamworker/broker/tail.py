@@ -17,7 +17,8 @@ log = logging.getLogger("streamworker.broker")
 
 START = b"0-0"
 QUIET = 1.0  # seconds
-PAGE = 500
+SMALLEST_PAGE, FIRST_PAGE, PAGE = 10, 50, 500  # entries
+PAGE_BYTES = 4 * 1024 * 1024
 
 
 async def position(redis: Redis, stream: str) -> bytes:
@@ -35,8 +36,8 @@ async def position(redis: Redis, stream: str) -> bytes:
 class Tail:
     """Entries of one stream as they come, read through a client of its own.
 
-    `healthy` is False while the server cannot be read. Entries may be missed then, or when the server loses its data:
-    readers compare revisions and ask Postgres.
+    `page`: the most entries that are read at once, where they are small. `healthy` is False while the server cannot be read.
+    Entries may be missed then, or when the server loses its data: readers compare revisions and ask Postgres.
     """
 
     def __init__(self, url: str, stream: str, client: Callable[..., Redis] = connect, page: int = PAGE) -> None:
@@ -44,6 +45,7 @@ class Tail:
         self._stream = stream
         self._connect = client
         self._page = page
+        self._count = min(FIRST_PAGE, page)  # of the page that is asked for next
         self._redis: Redis | None = None
         self._after: bytes | None = None
         self._coming: asyncio.Task[list[Entry]] | None = None
@@ -76,7 +78,8 @@ class Tail:
             await asyncio.sleep(quiet)
             return []
         self._rose()
-        if len(found) == self._page:
+        if len(found) == self._count:
+            self._fit(found)
             await self._ask_for_more(found[-1].id, quiet)
         if found:
             self._after = found[-1].id
@@ -92,6 +95,11 @@ class Tail:
 
     async def _note_position(self) -> None:
         self._after = await position(self._client(), self._stream)
+
+    def _fit(self, found: list[Entry]) -> None:
+        """Ask for about so many bytes: an entry may have a megabyte, and a page must come within the time limit of a reply."""
+        size = sum(len(value) for entry in found for _, value in entry.fields)
+        self._count = max(1, min(self._page, 2 * self._count, PAGE_BYTES * len(found) // max(1, size)))
 
     async def _ask_for_more(self, after: bytes, quiet: float) -> None:
         """More is there already: the server looks it up while the caller is at work on what was read."""
@@ -112,7 +120,7 @@ class Tail:
 
     async def _read_after(self, after: bytes, quiet: float) -> list[Entry]:
         reply = await self._client().execute_command(
-            "XREAD", "COUNT", self._page, "BLOCK", max(1, round(quiet * 1000)), "STREAMS", self._stream, after
+            "XREAD", "COUNT", self._count, "BLOCK", max(1, round(quiet * 1000)), "STREAMS", self._stream, after
         )
         found = [entry for _, entries in read_entries(reply) for entry in entries]
         if not found and _number(await position(self._client(), self._stream)) < _number(after):
@@ -128,6 +136,7 @@ class Tail:
         if self.healthy:
             log.warning("%s; progress comes from Postgres meanwhile", explain(error, self._url))
         self.healthy = False
+        self._count = min(SMALLEST_PAGE, self._page)  # whatever it was: a smaller answer may get through
         await self.close()
 
     def _rose(self) -> None:

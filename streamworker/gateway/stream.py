@@ -23,7 +23,7 @@ from streamworker.messages import TERMINAL, ProgressEvent, decode_event
 
 log = logging.getLogger("streamworker.gateway")
 
-PAGE = 50  # entries at once: a megabyte each, maybe
+PAGE = 200  # entries at once
 FIRST_PAGE, LONGEST_PAGE = 10, 500  # of those that stand there already
 
 _STATUS = TERMINAL | {"pending", "processing"}

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
 from redis.asyncio import Redis
 
 from streamworker.broker.connection import connect
@@ -59,6 +60,16 @@ async def test_full_pages_one_after_another(redis_url: str) -> None:
         assert await tail.read(QUIET) == []
         await append(broker, 101)
         assert numbers_of(await tail.read(QUIET)) == [101]
+
+
+async def test_pages_of_large_entries_are_small(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamworker.broker.tail.PAGE_BYTES", 20_000)
+    async with opened(redis_url) as (tail, broker):
+        for number in range(1, 41):
+            await broker.xadd(STREAM, {"number": str(number), "text": "x" * (5_000 if number <= 30 else 10)}, id=f"{number}-1")
+        pages = [numbers_of(await tail.read(QUIET)) for _ in range(10)]
+        assert [len(page) for page in pages] == [10, 3, 3, 3, 3, 3, 3, 3, 5, 4]  # and larger again where they are small
+        assert [number for page in pages for number in page] == [*range(1, 41)]
 
 
 async def test_nothing_is_lost_by_a_read_that_is_cancelled_at_any_turn(redis_url: str) -> None:
