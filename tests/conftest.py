@@ -22,6 +22,7 @@ TEMPLATE = "streamworker_template"
 ANY_REDIS = {
     "test_bad_processors",
     "test_bursts",
+    "test_client",
     "test_commands",
     "test_database_rows",
     "test_descriptions",
@@ -44,7 +45,6 @@ ANY_REDIS = {
 NEWEST_AND_OLDEST = {
     "test_boundaries",
     "test_boundaries_on_the_wire",
-    "test_client",
     "test_flushes",
     "test_p01_every_batch_ends",
     "test_p02_finished_items_stay",
