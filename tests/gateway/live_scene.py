@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import httpx
+import pytest
 import redis.asyncio
 import uvicorn
 import websockets
@@ -25,6 +26,7 @@ from streamworker.gateway.protocols import Bounds, Gate
 from streamworker.gateway.resume import read_position
 from streamworker.gateway.rights import Authorise
 from streamworker.gateway.server import Server, configure, listen
+from streamworker.messages import ProgressEvent
 from tests.flows.hand_made import HandMade
 from tests.gateway.conftest import settings_for
 
@@ -137,6 +139,18 @@ class LiveScene(HandMade):
         async with asyncio.timeout(PATIENCE):
             while self.hub._stream.history.newest < newest:  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
+
+    def hold_postgres(self, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+        """Let no answer of Postgres about a single batch through until the event is set."""
+        read, answered = self.hub._reader.read, asyncio.Event()
+
+        async def read_late(batch_id: str) -> ProgressEvent:
+            found = await read(batch_id)
+            await answered.wait()
+            return found
+
+        monkeypatch.setattr(self.hub._reader, "read", read_late)
+        return answered
 
     @asynccontextmanager
     async def socket(self, *ids: object, greeted: bool = True, **query: object) -> AsyncIterator[Socket]:

@@ -54,19 +54,6 @@ async def publish_all(scene: HandMade, *revisions: int) -> None:
         await pipeline.execute()
 
 
-def hold_postgres(scene: LiveScene, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
-    """Let no answer of Postgres through until the event is set."""
-    read, answered = scene.hub._reader.read, asyncio.Event()
-
-    async def read_late(batch_id: str) -> ProgressEvent:
-        found = await read(batch_id)
-        await answered.wait()
-        return found
-
-    monkeypatch.setattr(scene.hub._reader, "read", read_late)
-    return answered
-
-
 async def test_who_comes_in_the_middle_of_a_page(scene: LiveScene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streamworker.gateway.hub.SLICE", 10)
     monkeypatch.setattr("streamworker.gateway.feed.FRESH", 60.0)
@@ -172,14 +159,16 @@ async def test_the_end_is_told_to_who_knows_its_revision(scene: LiveScene) -> No
             await early.until("end")
 
 
-async def test_an_end_of_which_the_stream_never_tells(scene: LiveScene, redis_url: str, database_url: str) -> None:
+async def test_an_end_of_which_the_stream_never_tells(
+    scene: LiveScene, redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with scene.socket(scene.batch_id) as client:
         await client.until("live")
         await scene.step(1)
         await client.event()
     async with gateway_on(redis_url, database_url) as (port, hub):
         other = LiveScene(port, hub, scene.connection, scene.broker, scene.batch_id)
-        await asyncio.sleep(0.3)  # so that Postgres is asked
+        monkeypatch.setattr("streamworker.gateway.feed.FRESH", 0.0)
         await scene.record(3, "completed")
         async with other.events(scene.batch_id) as stream:
             await stream.rest()
@@ -192,7 +181,7 @@ async def test_an_end_of_which_the_stream_never_tells(scene: LiveScene, redis_ur
 async def test_what_stood_there_when_redis_came(own_redis: RedisServer, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     await asyncio.to_thread(own_redis.kill)
     async with live_scene_on(own_redis.url, database_url) as scene:
-        answered = hold_postgres(scene, monkeypatch)
+        answered = scene.hold_postgres(monkeypatch)
         async with scene.socket(scene.batch_id) as client:
             while scene.hub._reader._asked or scene.hub._reader._running is None:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
@@ -222,7 +211,8 @@ async def test_a_page_that_was_asked_for_before_the_history_began(own_redis: Red
 
     reading = asyncio.create_task(read())
     async with redis_of(own_redis) as made:
-        await asyncio.sleep(0.3)  # it is waiting for the first
+        while not (await made.broker.info("clients"))["blocked_clients"]:  # noqa: ASYNC110 it waits for the first
+            await asyncio.sleep(0.01)
         await publish_all(made, *range(1, 251))
         assert await reading == []  # all of it is in the history
         tag = stream.history.tag
@@ -280,7 +270,7 @@ async def test_no_token_of_what_is_not_told_yet(scene: LiveScene, monkeypatch: p
         assert client is not None
         await scene.hub.subscribe(client, [str(scene.batch_id)])
         await taken(client, 2)
-        answered = hold_postgres(scene, monkeypatch)
+        answered = scene.hold_postgres(monkeypatch)
         opening = scene.hub.subscribe(client, [str(beside.batch_id)], read_since("nonsense"))
         await publish_all(scene, *range(1, 11))  # it does not keep up
         await scene.caught_up()
@@ -310,7 +300,7 @@ async def test_a_slow_client_that_lost_what_postgres_said_first(scene: LiveScene
         for revision in (1, 2, 3, 4):
             await beside.step(revision)
         await scene.caught_up()  # but that is dropped
-        answered = hold_postgres(scene, monkeypatch)
+        answered = scene.hold_postgres(monkeypatch)
         frames = await taken(client, 2)
         await publish_all(scene, 2, 3, 4)
         await scene.caught_up()
@@ -325,7 +315,7 @@ async def test_postgres_is_away_and_the_client_heard_it_all_here(scene: LiveScen
     await scene.record(5)  # of which the stream tells nothing any more
     async with scene.socket(scene.batch_id) as keep:
         token = (await keep.until("live"))[-1]["id"]
-        hold_postgres(scene, monkeypatch)
+        scene.hold_postgres(monkeypatch)
         async with scene.socket(scene.batch_id, since=token) as client:
             assert told(await client.until("live")) == [("snapshot", 5)]
             await scene.publish(scene.event(6))

@@ -14,7 +14,7 @@ import pytest
 import websockets
 
 from streamworker.gateway.resume import read_since
-from streamworker.messages import ProgressEvent, encode_event
+from streamworker.messages import encode_event
 from tests.flows.processors import act, sleep
 from tests.flows.scene import Scene
 from tests.gateway.live_scene import Frame, LiveScene, gateway_on, live_scene_on
@@ -238,17 +238,11 @@ class TestWhatCannotBeProven:
     async def test_no_id_stands_for_an_event_that_waits_for_those_before_it(
         self, scene: LiveScene, redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        read, answered = scene.hub._reader.read, asyncio.Event()
-
-        async def read_late(batch_id: str) -> ProgressEvent:
-            await answered.wait()
-            return await read(batch_id)
-
         async with scene.socket(scene.batch_id) as client:
             await client.until("live")
             await scene.step(1)
             await client.event()
-            monkeypatch.setattr(scene.hub._reader, "read", read_late)
+            answered = scene.hold_postgres(monkeypatch)
             await scene.step(5)
             await scene.caught_up()
             async with scene.socket(scene.batch_id) as late:
@@ -303,7 +297,6 @@ class TestWhatCannotBeProven:
         async with gateway_on(redis_url, database_url) as (port, hub), scene.socket("*") as client:
             other = LiveScene(port, hub, scene.connection, scene.broker, scene.batch_id)
             await client.until("live")
-            await asyncio.sleep(0.3)  # so that the other one asks Postgres
             await scene.hub._overview.read()
             await scene.record(3)
             async with other.socket("*") as early:
@@ -352,18 +345,12 @@ class TestWhatCannotBeProven:
     async def test_what_another_gateway_told_while_postgres_is_slow(
         self, scene: LiveScene, redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        read, answered = scene.hub._reader.read, asyncio.Event()
-
-        async def read_late(batch_id: str) -> ProgressEvent:
-            await answered.wait()
-            return await read(batch_id)
-
         async with gateway_on(redis_url, database_url) as (port, hub), scene.socket(scene.batch_id) as client:
             other = LiveScene(port, hub, scene.connection, scene.broker, scene.batch_id)
             await client.until("live")
             await scene.step(1)
             await client.event()
-            monkeypatch.setattr(scene.hub._reader, "read", read_late)
+            answered = scene.hold_postgres(monkeypatch)
             monkeypatch.setattr("streamworker.gateway.feeds.QUIET", 0.01)
             await scene.step(5)
             await scene.caught_up()
