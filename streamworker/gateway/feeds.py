@@ -14,7 +14,7 @@ from streamworker.gateway.connection import Connection
 from streamworker.gateway.feed import FRESH, Feed
 from streamworker.gateway.frames import Complaint, frame
 from streamworker.gateway.reader import Reader
-from streamworker.gateway.resume import History, Since
+from streamworker.gateway.resume import History, Since, Token
 from streamworker.gateway.stream import Told
 from streamworker.messages import ProgressEvent
 from streamworker.store import progress
@@ -24,6 +24,7 @@ from streamworker.store.pool import Pool
 log = logging.getLogger("streamworker.gateway")
 
 QUIET = 1.0  # seconds without a word of a batch, after which Postgres is asked
+TICK = 0.005  # seconds
 KEPT = 30.0  # seconds that a batch is followed after the last client has left
 
 
@@ -57,6 +58,8 @@ class Feeds:
 
     async def open(self, feed: Feed, since: Since | None = None) -> ProgressEvent | None:
         """Wait until the state is known; returns what Postgres says now, None where it was asked a moment ago. BatchNotFound."""
+        if since is not None and since.token is not None:
+            await self._catch_up(since.token)
         must_ask = feed.state is None or (since is not None and feed.may_hear_less(since))
         if feed.is_fresh(time.monotonic()) and not must_ask:
             return None
@@ -78,6 +81,12 @@ class Feeds:
         if not complete:
             self._mend(feed)
         return snapshot
+
+    async def _catch_up(self, token: Token) -> None:
+        """Read on up to where another gateway was: what it told and is read here a moment later must not be told twice."""
+        until = time.monotonic() + QUIET
+        while token.tag == self._history.tag and token.position > self._history.newest and time.monotonic() < until:  # noqa: ASYNC110
+            await asyncio.sleep(TICK)
 
     def drop(self, feed: Feed) -> None:
         """The batch is no more."""

@@ -178,6 +178,34 @@ async def test_an_end_of_which_the_stream_never_tells(
             assert found.status_code == 204, (gateway is scene, found.text)
 
 
+async def test_what_another_gateway_has_read_already(
+    scene: LiveScene, redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, go_on = scene.hub._stream.read, asyncio.Event()
+
+    async def read_late(quiet: float) -> Any:
+        found = await read(quiet)
+        await go_on.wait()
+        return found
+
+    async with gateway_on(redis_url, database_url) as (port, hub), scene.socket(scene.batch_id) as client:
+        other = LiveScene(port, hub, scene.connection, scene.broker, scene.batch_id)
+        await client.until("live")
+        async with other.socket(scene.batch_id) as ahead:
+            await ahead.until("live")
+            monkeypatch.setattr(scene.hub._stream, "read", read_late)
+            await scene.step(1)  # this one is still waiting in a read of before
+            await client.event()
+            await scene.step(2)
+            await ahead.event()
+            token = (await ahead.event())["id"]
+        async with scene.socket(scene.batch_id, since=token) as late:
+            asyncio.get_running_loop().call_later(0.1, go_on.set)
+            frames = await late.until("live")
+            await scene.step(3)
+            assert told([*frames, await late.event()]) == [("event", 3)]  # neither 2 again nor a snapshot
+
+
 async def test_what_stood_there_when_redis_came(own_redis: RedisServer, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     await asyncio.to_thread(own_redis.kill)
     async with live_scene_on(own_redis.url, database_url) as scene:
