@@ -37,8 +37,8 @@ def _flat(found: Any) -> Any:
 def _pairs(fields: Mapping[bytes, bytes] | Sequence[bytes] | Iterable[tuple[bytes, bytes]] | None) -> tuple[tuple[bytes, bytes], ...]:
     if not fields:
         return ()
-    if type(fields) is list and type(fields[0]) is bytes:
-        return tuple(zip(fields[::2], fields[1::2], strict=True))  # as it nearly always comes
+    if type(fields) is list and len(fields) == 4 and type(fields[0]) is bytes:  # as progress and most jobs come
+        return (fields[0], fields[1]), (fields[2], fields[3])
     if isinstance(fields, Mapping):
         return tuple(fields.items())
     listed = list(fields)

@@ -75,7 +75,7 @@ class Feed:
 
     def hear(self, record: Record, event: ProgressEvent) -> bool:
         """Take an event from the stream and tell it; False when events before it are missing and Postgres must be asked."""
-        if event.revision >= self.revision:
+        if event.revision >= self._seen.last:
             self.heard = time.monotonic()
         if self.state is None or self.mending:
             self._wait(record, event)
@@ -245,14 +245,19 @@ class Feed:
             # Some were told a later state when they came: to them only more about the items of that very state is news.
             least = event.revision if event.items and not over else event.revision - 1
             listeners = [connection for connection, known in self.watchers.items() if known <= least]
-        frames: dict[tuple[str, bool], Frame] = {}
+        alone: Frame | None = None
+        beside: dict[tuple[str, bool], Frame] = {}
         for connection in listeners:
-            scope = self.scope_for(connection)
-            # Who watches this batch alone is in step with the event of it that is told; of others more may have been told already.
-            in_step = scope == self.scope or (record.position == self.history.newest and connection.wanted <= self.history.in_step)
-            if (scope, in_step) not in frames:
-                frames[scope, in_step] = self.event_frame(record, scope, event, in_step=in_step)
-            connection.offer(frames[scope, in_step])
+            if self.batch_id not in connection.together:  # then it is in step with the event that is told
+                alone = alone or self.event_frame(record, self.scope, event)
+                connection.offer(alone)
+                continue
+            scope = connection.together[self.batch_id]
+            # Of the other batches more may have been told already.
+            in_step = record.position == self.history.newest and connection.wanted <= self.history.in_step
+            if (scope, in_step) not in beside:
+                beside[scope, in_step] = self.event_frame(record, scope, event, in_step=in_step)
+            connection.offer(beside[scope, in_step])
         if over:
             end = self.end_frame(event)
             for connection in listeners:

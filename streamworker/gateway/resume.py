@@ -165,6 +165,10 @@ class History:
         if known is not None and known > revision:
             del self._by_batch[batch_id]
 
+    def knows(self, batch_id: str) -> bool:
+        """Whether any event of this batch is kept."""
+        return batch_id in self._by_batch
+
     def covers(self, token: Token) -> bool:
         """Whether all that came after the token is here."""
         return token.tag == self.tag and self._complete_after <= token.position <= self.newest

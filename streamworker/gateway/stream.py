@@ -7,8 +7,8 @@ import re
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import NamedTuple
 
+import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
@@ -18,7 +18,7 @@ from streamworker.broker.replies import Entry
 from streamworker.broker.tail import Tail, position
 from streamworker.errors import InvalidMessage
 from streamworker.gateway.chronicle import seconds_of
-from streamworker.gateway.resume import MAX_REVISION, MOST_BYTES, MOST_ENTRIES, START, History, Record, read_position, tag_of
+from streamworker.gateway.resume import MOST_BYTES, MOST_ENTRIES, START, History, Record, read_position, tag_of
 from streamworker.messages import TERMINAL, ProgressEvent, decode_event
 
 log = logging.getLogger("streamworker.gateway")
@@ -30,7 +30,7 @@ _STATUS = TERMINAL | {"pending", "processing"}
 _BATCH_ID = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-class Told(NamedTuple):
+class Told(msgspec.Struct, gc=False):
     """An event as it was read."""
 
     record: Record
@@ -142,7 +142,9 @@ class Stream:
             event = decode_event(raw)
         except (InvalidMessage, ValueError):  # a stranger's entry: the next event or Postgres will tell
             return None
-        if not _is_ours(event) or fields.get(b"batch_id") != event.batch_id.encode():
+        if not (self.history.knows(event.batch_id) or _BATCH_ID.fullmatch(event.batch_id)) or not _is_ours(event):
+            return None
+        if fields.get(b"batch_id") != event.batch_id.encode():
             return None
         record = self.history.append(place, event.batch_id, event.revision, raw)
         if record is None:
@@ -157,12 +159,4 @@ class Stream:
 
 def _is_ours(event: ProgressEvent) -> bool:
     """Whether a worker can have said that: what follows takes it for granted."""
-    return (
-        _BATCH_ID.fullmatch(event.batch_id) is not None
-        and event.status in _STATUS
-        and 0 <= event.revision <= MAX_REVISION
-        and 0 <= event.epoch <= MAX_REVISION
-        and min(event.total, event.processed, event.succeeded, event.failed) >= 0
-        and max(event.total, event.processed, event.succeeded, event.failed) < 2**31
-        and seconds_of(event.at) is not None
-    )
+    return event.status in _STATUS and seconds_of(event.at) is not None

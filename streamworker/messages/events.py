@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from streamworker.errors import InvalidMessage
 
 VERSION = 1
 TERMINAL = frozenset({"completed", "failed", "cancelled"})
+
+Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]  # of items: Postgres's integer
+Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]  # Postgres's bigint
 
 
 class ItemEvent(msgspec.Struct):
@@ -30,17 +35,17 @@ class ProgressEvent(msgspec.Struct):
 
     v: int
     batch_id: str
-    revision: int
+    revision: Number
     at: str
     status: str
-    total: int
-    processed: int
-    succeeded: int
-    failed: int
+    total: Count
+    processed: Count
+    succeeded: Count
+    failed: Count
     percent: float
     eta_seconds: float | None
     worker: str | None
-    epoch: int
+    epoch: Number
     error: str | None
     items: list[ItemEvent]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -42,6 +43,11 @@ class TestEvents:
         with pytest.raises(InvalidMessage, match="event: expected"):
             decode_event(raw)
 
+    @pytest.mark.parametrize(("name", "number"), [("total", -1), ("processed", 2**31), ("revision", -1), ("epoch", 2**63)])
+    def test_numbers_that_postgres_cannot_hold(self, name: str, number: int) -> None:
+        with pytest.raises(InvalidMessage, match=name):
+            decode_event(encode_event(msgspec.structs.replace(self.EVENT, **{name: number})))
+
     @pytest.mark.parametrize(
         "at",
         [
@@ -78,8 +84,7 @@ WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 ITEM_EVENTS = st.builds(
     ItemEvent, st.integers(0, 2**31), WORDS, WORDS, st.integers(0, 2**31), *[st.none() | NUMBERS], *[st.none() | WORDS] * 3
 )
-
-
+COUNTS = st.integers(0, 2**31 - 1)
 EVENTS = st.builds(
     ProgressEvent,
     v=st.just(1),
@@ -87,6 +92,10 @@ EVENTS = st.builds(
     revision=st.integers(0, 2**63 - 1),
     at=WORDS,
     status=WORDS,
+    total=COUNTS,
+    processed=COUNTS,
+    succeeded=COUNTS,
+    failed=COUNTS,
     percent=NUMBERS,
     eta_seconds=st.none() | NUMBERS,
     worker=st.none() | WORDS,
