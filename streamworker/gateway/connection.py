@@ -30,6 +30,7 @@ class Connection:
         "_frames",
         "_missed",
         "_resync",
+        "_resyncing",
         "_stale",
         "_states",
         "_waiter",
@@ -69,6 +70,7 @@ class Connection:
         self._missed: deque[Frame] = deque()
         self._states: dict[str, Frame] = {}
         self._stale: set[str] = set()
+        self._resyncing = False
         self._bytes = 0
         self._waiter: asyncio.Future[None] | None = None
 
@@ -76,6 +78,9 @@ class Connection:
         """Send this next, after what is waiting already."""
         if self._waiter is not None and self.direct is not None and self._is_empty() and self.direct(frame):
             self.last_sent = time.monotonic()
+            return
+        if self._resyncing:  # each batch once, and all of them, however large they are: dropped again, they would never be told
+            self._missed.append(frame)
             return
         if self._stale and frame.kind in OVERTAKEN:
             # Of no batch anything more until all is shown: a later id would stand for what was dropped, too.
@@ -141,7 +146,11 @@ class Connection:
                 break
             if self._stale:
                 stale, self._stale = self._stale, set()
-                self._resync(self, stale)
+                self._resyncing = True
+                try:
+                    self._resync(self, stale)
+                finally:
+                    self._resyncing = False
             elif self._states:
                 frame = self._states.pop(next(iter(self._states)))
                 break

@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from streamworker.gateway import connection as outbox
+from streamworker.gateway.connection import Connection
+from streamworker.gateway.frames import PING, Frame
 from streamworker.gateway.resume import Since, read_since
 from streamworker.messages import ItemEvent, ProgressEvent
 from streamworker.store import progress
@@ -232,3 +234,22 @@ async def test_so_does_one_of_those_who_watch_all_and_what_is_shown_to_them_is_m
     assert (len(told), len({id(frame) for frame in told})) == (50 * 6, 6)
     for client in clients:
         scene.hub.leave(client)
+
+
+async def test_what_is_shown_again_is_told_however_large_it_is() -> None:
+    shown: list[set[str]] = []
+    large = {id: Frame("snapshot", b"x" * (outbox.MOST_BYTES // 2 + n), id, None) for n, id in enumerate("abcd")}
+
+    def resync(connection: Connection, ids: set[str]) -> None:
+        shown.append(ids)
+        assert len(shown) == 1, "it is shown once, and told"
+        for id in sorted(ids):
+            connection.offer(large[id])
+
+    connection = Connection(resync)
+    for told in large.values():
+        connection.offer(told)  # together they are too much: dropped, to be shown later
+    assert connection._bytes <= outbox.MOST_BYTES
+    assert [await connection.next() for _ in large] == list(large.values())
+    connection.offer(PING)
+    assert await connection.next() is PING
