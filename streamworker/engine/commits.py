@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
 import asyncpg
@@ -18,7 +18,7 @@ from streamworker.errors import LeaseLost
 from streamworker.observe.events import Events, Step
 from streamworker.processors.outcomes import failure_of
 from streamworker.store import batches, items
-from streamworker.store.batches import Acquired, BatchState
+from streamworker.store.batches import Acquired, BatchState, Connection
 from streamworker.store.items import Fence, ItemRecord
 from streamworker.store.pool import CONNECTION_ERRORS, Pool
 
@@ -129,7 +129,7 @@ class Commits:
         # A slow item has a statement of its own, and the next one waits for it: that is planned once.
         pool = self._small if len(rows) <= FEW_ROWS and not effects else self._pool
         async with pool.acquire() as connection:
-            async with contextlib.nullcontext() if single else connection.transaction():
+            async with contextlib.nullcontext() if single else _transaction(connection):
                 if effects:
                     await items.lock(connection, fence)
                     rows = self._judge_writes(rows, await items.write_effects(connection, rows, self._lease_ttl / 2))
@@ -200,3 +200,21 @@ class Commits:
             if not await self._write(self._part_of(flush, [row])):
                 return False
         return await self._write(Flush([], flush.checkpoints, flush.frontier, flush.complete))
+
+
+@contextlib.asynccontextmanager
+async def _transaction(connection: Connection) -> AsyncIterator[None]:
+    """A transaction; of what a write broke nothing is used again, and it is told, not what came of it."""
+    broken: items.WriteBroke | None = None
+    try:
+        async with connection.transaction():
+            try:
+                yield
+            except items.WriteBroke as error:
+                broken = error
+                raise
+    except Exception as error:
+        if broken is None:
+            raise
+        connection.terminate()
+        raise broken from error

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import msgspec
 from asyncpg.transaction import Transaction
 
@@ -140,7 +141,7 @@ def _unless_all(values: list[Any], usual: Any) -> list[Any] | None:
 
 
 class WriteBroke(Exception):
-    """A `Result.write` took the connection down with it, or did not end: nothing of the transaction can be saved."""
+    """A `Result.write` took the connection down with it, or ended the transaction itself: nothing more can be done in it."""
 
     def __init__(self, row: ItemRecord, cause: BaseException) -> None:
         super().__init__(str(cause))
@@ -166,15 +167,25 @@ async def write_effects(connection: Connection, rows: Sequence[ItemRecord], pati
         except BaseException as error:  # user code: a CancelledError or a SystemExit of its own is a failed attempt too
             failures.append((row, await _undo(connection, savepoint, row, error)))
         else:
-            await savepoint.commit()
+            await _keep(savepoint, row)
     return failures
+
+
+async def _keep(savepoint: Transaction, row: ItemRecord) -> None:
+    try:
+        await savepoint.commit()
+    except (asyncpg.InvalidTransactionStateError, asyncpg.SavepointError) as cause:  # what it has committed itself cannot be taken back
+        error = RuntimeError("write: expected the transaction that it was called in to be open still, and it was ended")
+        raise WriteBroke(row, error) from cause
 
 
 async def _undo(connection: Connection, savepoint: Transaction, row: ItemRecord, error: BaseException) -> BaseException:
     if isinstance(error, TimeoutError):
-        error = TimeoutError(f"write: {error or 'it did not end in time'}")
+        error = TimeoutError(f"write: {str(error) or 'it did not end in time'}")
     try:
         await savepoint.rollback()
     except Exception as cause:
+        if connection.is_closed():
+            error = ConnectionError(f"write: the connection is closed: {error}")
         raise WriteBroke(row, error) from cause
     return error

@@ -205,12 +205,14 @@ async def quiet(item: Item, context: Context) -> Any:
 
 def _effect(item: Item) -> Callable[[Any], Any]:
     bad = item.attempt <= _terms(item).get("bad_writes", 0)
-    return partial(write_effect, batch=str(item.batch_id), position=item.position, bad=bad)
+    return partial(write_effect, batch=str(item.batch_id), position=item.position, bad=bad, after=_terms(item).get("after"))
 
 
-async def write_effect(connection: Any, batch: str, position: int, bad: bool) -> None:
-    """Add a row, and fail after it if it is to be a bad one."""
+async def write_effect(connection: Any, batch: str, position: int, bad: bool, after: str | None = None) -> None:
+    """Add a row, and fail after it if it is to be a bad one; `after`: SQL to run then, or "close" the connection."""
     await connection.execute("INSERT INTO public.effects (batch, position) VALUES ($1, $2)", batch, position)
+    if after is not None:
+        await (connection.close() if after == "close" else connection.execute(after))
     if bad:
         raise ValueError("the write fails")
 

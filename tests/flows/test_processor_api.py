@@ -281,6 +281,32 @@ def test_an_effect_that_a_deferred_constraint_refuses(shared: Scene, worker: Wor
     shared.wait_announced(row["id"])
 
 
+ENDED = "write: expected the transaction that it was called in to be open still, and it was ended"
+
+
+@pytest.mark.parametrize(
+    ("after", "error", "left"),
+    [
+        ("ROLLBACK", ENDED, 0),
+        ("ROLLBACK; BEGIN", ENDED, 0),
+        ("COMMIT", ENDED, 2),  # what it has committed itself stays: once an attempt
+        ("COMMIT; BEGIN", ENDED, 2),
+        ("close", "write: the connection is closed", 0),
+        ("SELECT pg_terminate_backend(pg_backend_pid())", "terminating connection", 0),
+    ],
+)
+def test_a_write_that_ends_its_transaction(
+    shared: Scene, worker: WorkerProcess, mode: tuple[str, str], after: str, error: str, left: int
+) -> None:
+    row, items = shared.run(["a", act("effect", after=after), "b", "c"], mode[1])
+    assert [(item["status"], item["attempts"]) for item in items] == [("completed", 1), ("failed", 2), ("completed", 1), ("completed", 1)]
+    assert error in items[1]["error"]
+    assert (row["succeeded"], row["failed"], row["epoch"]) == (3, 1, 1)
+    assert len(shared.database.column(EFFECTS, row["id"])) == left
+    _, (effect,) = shared.run([act("effect")], mode[1])
+    assert effect["status"] == "completed", "the next one finds a connection that is whole"
+
+
 # --- retries ----------------------------------------------------------------------------------------------------------------------
 
 
