@@ -73,11 +73,14 @@ def begin(call: Callable[[Item, Context], Any], item: Item, context: Context) ->
 
 
 def _ended_by(error: BaseException) -> Outcome:
-    if isinstance(error, asyncio.CancelledError):
-        asking = asyncio.current_task()
-        if asking is not None and asking.cancelling():
-            return Interrupted()
-    return failure_of(error)  # a CancelledError of the processor's own is a failed attempt like any other
+    # A CancelledError of the processor's own is a failed attempt like any other.
+    return Interrupted() if _is_cancelled(error) else failure_of(error)
+
+
+def _is_cancelled(error: BaseException) -> bool:
+    """Whether the error comes of cancelling this very task."""
+    running = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and running is not None and running.cancelling() > 0
 
 
 class OpenProcessor:
@@ -105,10 +108,10 @@ class OpenProcessor:
                 entering = _enter(target)
                 entered = await (thread.run(entering) if thread else entering)
                 target = target if entered is None else entered
-        except (Exception, SystemExit) as error:
+        except BaseException as error:  # user code may raise anything, a CancelledError of its own among it
             if thread:
                 thread.stop()
-            if isinstance(error, Unavailable):
+            if isinstance(error, Unavailable) or _is_cancelled(error):
                 raise
             text = str(error) if isinstance(error, ConfigurationError) else f"{type(error).__name__}: {error}"
             raise ConfigurationError(f"processor {plugin.name!r} could not start: {clean_text(text)}") from error
@@ -120,11 +123,15 @@ class OpenProcessor:
         return cls(plugin.name, target, call, thread)
 
     async def close(self) -> None:
-        """Leave the processor's context and end its threads. Errors of user code are raised."""
+        """Leave the processor's context and end its threads. RuntimeError says what user code raised meanwhile."""
         try:
             if hasattr(self._target, "__aexit__"):
                 leaving = _leave(self._target)
                 await (self._thread.run(leaving) if self._thread else leaving)
+        except BaseException as error:
+            if _is_cancelled(error):
+                raise
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
         finally:
             for call_thread in self._idle:
                 call_thread.stop()

@@ -93,8 +93,8 @@ class Child:
         try:
             if self._processor is not None:
                 await self._processor.close()
-        except BaseException as error:
-            return clean_text(f"{type(error).__name__}: {error}")
+        except RuntimeError as error:
+            return clean_text(str(error))
         return None
 
     async def _work(self, work: frames.Work) -> None:

@@ -88,8 +88,19 @@ class LoopThread:
         self._thread.start()
 
     async def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Await the coroutine over there."""
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, self._loop))
+        """Await the coroutine over there; what it raises is raised here."""
+        raised: list[BaseException] = []
+
+        async def serve() -> Any:
+            try:
+                return await coroutine
+            except BaseException as error:  # a SystemExit or the like would end that loop, and nobody would be told
+                raised.append(error)
+
+        answer = await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(serve(), self._loop))
+        if raised:
+            raise raised[0]
+        return answer
 
     def submit(self, coroutine: Coroutine[Any, Any, Any], done: Callable[[Outcome], None]) -> Callable[[], None]:
         """Start the coroutine over there; `done` gets its outcome, over there. Returns what interrupts it."""

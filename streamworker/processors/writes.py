@@ -55,7 +55,7 @@ def find_write(named: Named, processor: str) -> Write:
         arguments = json.loads(named.arguments)
         function = vars(module)[named.function]
         partial = functools.partial(function, *arguments["args"], **arguments["kwargs"])
-    except Exception as error:
+    except BaseException as error:  # a script that is imported may well end the process
         text = clean_text(f"{type(error).__name__}: {error}", 1000)
         raise ValueError(f"write: the worker cannot import {clean_text(named.module, 200)}: {text}") from None
     if not inspect.isfunction(function) or function.__module__ != named.module:
