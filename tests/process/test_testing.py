@@ -35,11 +35,44 @@ def test_new_writes_a_processor_with_a_test_that_passes(
     assert clean.returncode == 0, clean.stdout
 
 
-@pytest.mark.parametrize("name", ["", "a b", "1st", "../up", "class", "json", "streamworker", "größe", "a.b", "x" * 500 + "-"])
+def test_a_name_that_the_test_itself_uses_does_no_harm(here: Path, clean_environment: dict[str, str]) -> None:
+    names = ("first", "second", "bad", "good", "run", "run_processor", "processor", "item", "context", "testing")
+    for name in names:
+        assert main(["new", name]) == 0
+    assert f"{3 * len(names)} passed" in run_pytest(here, clean_environment)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "1st", "../up", "class", "größe", "a.b", "__main__", "x" * 500 + "-"])
 def test_new_refuses_a_name_that_no_module_can_have(here: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["new", name]) == 2
     assert "NAME: expected a name that a Python module can have, such as describe" in capsys.readouterr().err
     assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("len", "that is none of Python's or streamworker's own, got 'len'"),
+        ("Permanent", "that is none of Python's or streamworker's own, got 'Permanent'"),
+        ("test_mine", "whose file pytest does not take for a test, got 'test_mine'"),
+        ("json", "that no other module has, which the new file would hide, got 'json'"),
+        ("streamworker", "that no other module has, which the new file would hide, got 'streamworker'"),
+        ("redis", "that no other module has, which the new file would hide, got 'redis'"),
+        ("pytest", "that no other module has, which the new file would hide, got 'pytest'"),
+    ],
+)
+def test_new_refuses_a_name_that_is_taken(here: Path, name: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["new", name]) == 2
+    assert f"NAME: expected a name {told}" in capsys.readouterr().err
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize("there", ["mine", "test_mine"])
+def test_new_refuses_the_name_of_a_folder(here: Path, there: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / there).mkdir()
+    assert main(["new", "mine"]) == 2
+    assert f"{there}: there is such a folder already, and Python would mistake it for the new file" in capsys.readouterr().err
+    assert [path.name for path in here.iterdir()] == [there]
 
 
 @pytest.mark.parametrize("there", ["mine.py", "test_mine.py"])
