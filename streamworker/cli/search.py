@@ -37,6 +37,10 @@ async def run(arguments: argparse.Namespace) -> int:
     """Print what was found; nothing found is no failure."""
     if not arguments.text.strip():
         raise ConfigurationError("search: expected a text to look for, got an empty one")
+    try:
+        arguments.text.encode()
+    except UnicodeEncodeError:  # an argument's bytes that are no UTF-8 come in as halves of surrogate pairs
+        raise ConfigurationError(f"search: expected a text in UTF-8, got {arguments.text[:80]!r}") from None
     configuration = Configuration.read()
     async with located(load_settings(arguments)) as settings:
         vector = await embed(configuration, arguments.text)

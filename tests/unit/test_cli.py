@@ -66,6 +66,8 @@ class TestArguments:
             (["submit", __file__, "--id", ""], "ID: expected a UUID, got ''"),
             (["submit", __file__, "--max-attempts", "0"], "argument --max-attempts: expected a whole number from 1, got '0'"),
             (["submit", __file__, "--max-failures", "-1"], "argument --max-failures"),
+            (["search", " "], "search: expected a text to look for, got an empty one"),
+            (["search", "caf\udce9"], "search: expected a text in UTF-8, got 'caf\\udce9'"),
             (["dead"], "the following arguments are required: ACTION"),
             (["dead", "requeue"], "dead requeue: expected ids or --all, got neither"),
             (["dead", "drop", "1-0", "--all"], "dead drop: expected ids or --all, got both"),
