@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 
 from streamworker.errors import ConfigurationError
 from streamworker.processors import importing
@@ -62,8 +62,19 @@ def _read(text: str) -> tuple[str, str]:
         return match["name"] or spec, spec
     if text in BUILT_IN:
         return text, BUILT_IN[text]
-    found = {point.name: point.value for point in entry_points(group=GROUP)}
+    found = {point.name: point for point in entry_points(group=GROUP)}
     if text in found:
-        return text, found[text]
+        return text, _target(found[text])
     known = ", ".join(sorted({*found, *BUILT_IN}))
     raise ConfigurationError(f"processor {text!r}: expected module:attribute, or one of the installed processors ({known})")
+
+
+def _target(point: EntryPoint) -> str:
+    """What an entry point names, which may have spaces in it, and extras behind it."""
+    try:
+        module, attribute = point.module, point.attr
+    except (AttributeError, ValueError):  # it is no such text at all: either comes, by the version of Python
+        module = attribute = ""
+    if not attribute:
+        raise ConfigurationError(f"processor {point.name!r}: expected its entry point to be module:attribute, got {point.value!r}")
+    return f"{module}:{attribute}"

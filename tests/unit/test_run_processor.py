@@ -212,12 +212,17 @@ def test_a_mistake_is_one_sentence(process: Any, told: str, tmp_path: Path, monk
         sys.modules.pop(name, None)
 
 
-def test_an_installed_package_offers_a_processor_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "offered.py").write_text("async def process(item, context):\n    return item.key\n")
-    installed = tmp_path / "offered-1.0.dist-info"
+def offer(folder: Path, target: str) -> None:
+    (folder / "offered.py").write_text("async def process(item, context):\n    return item.key\n")
+    installed = folder / "offered-1.0.dist-info"
     installed.mkdir()
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: offered\nVersion: 1.0\n")
-    (installed / "entry_points.txt").write_text("[streamworker.processors]\nby-key = offered:process\n")
+    (installed / "entry_points.txt").write_text(f"[streamworker.processors]\nby-key = {target}\n")
+
+
+@pytest.mark.parametrize("target", ["offered:process", "offered:process [fast]", "offered : process"])
+def test_an_installed_package_offers_a_processor_by_name(target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    offer(tmp_path, target)
     monkeypatch.syspath_prepend(tmp_path)
     found = registry(["by-key"])
     assert found.specs == {"by-key": "offered:process"}
@@ -226,6 +231,15 @@ def test_an_installed_package_offers_a_processor_by_name(tmp_path: Path, monkeyp
         ConfigurationError, match=r"expected module:attribute, or one of the installed processors \(by-key, documents, ollama"
     ):
         registry(["by-kee"])
+
+
+@pytest.mark.parametrize("target", ["offered", "offered [fast]", "offered:", "-", ""])
+def test_an_entry_point_that_names_no_attribute_is_one_sentence(target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    offer(tmp_path, target)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigurationError) as refused:
+        registry(["by-key"])
+    assert str(refused.value) == f"processor 'by-key': expected its entry point to be module:attribute, got {target!r}"
 
 
 @pytest.mark.parametrize(
