@@ -52,13 +52,7 @@ def outcome_of(returned: Any) -> Outcome:
 def failure_of(error: BaseException) -> Failed:
     """What an exception of a processor means; of a group whose members all say the same: what they say."""
     error = _unwrapped(error)
-    try:
-        text = str(error)
-    except BaseException:
-        text = "(its text cannot be shown)"
-    text = clean_text(text or type(error).__name__)
-    if not isinstance(error, Exception):
-        text = clean_text(f"{type(error).__name__}: {text}" if text != type(error).__name__ else text)
+    text = clean_text(_text(error) if isinstance(error, Exception) else _named(error))
     match error:
         case Permanent():
             return Failed(text, permanent=True)
@@ -69,22 +63,42 @@ def failure_of(error: BaseException) -> Failed:
     return Failed(text, exhausted=isinstance(error, MemoryError))
 
 
+def _text(error: BaseException) -> str:
+    """What it says; a group only counts its members, so of one also what the first says."""
+    try:
+        text = str(error) or type(error).__name__
+    except BaseException:
+        text = "(its text cannot be shown)"
+    return f"{text}, the first: {_named(_leaves(error)[0])}" if isinstance(error, BaseExceptionGroup) else text
+
+
+def _named(error: BaseException) -> str:
+    name, text = type(error).__name__, _text(error)
+    return name if text == name else f"{name}: {text}"
+
+
 def _unwrapped(error: BaseException) -> BaseException:
     """Task groups raise groups: of one whose leaves are all of one kind that we know, the first, or that with the longest delay."""
     if not isinstance(error, BaseExceptionGroup):
         return error
-    leaves: list[BaseException] = []
-    groups: list[BaseExceptionGroup[BaseException]] = [error]
-    while groups:
-        for member in groups.pop().exceptions:
-            if isinstance(member, BaseExceptionGroup):
-                groups.append(member)
-            else:
-                leaves.append(member)
+    leaves = _leaves(error)
     if all(isinstance(leaf, RetryAfter) for leaf in leaves):
         return max((leaf for leaf in leaves if isinstance(leaf, RetryAfter)), key=lambda leaf: sane_delay(leaf.seconds))
     alike = any(all(isinstance(leaf, kind) for leaf in leaves) for kind in (Permanent, Unavailable))
     return leaves[0] if alike else error
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    """The members of a group and of those in it, in their order."""
+    leaves: list[BaseException] = []
+    left: list[BaseException] = [group]
+    while left:
+        member = left.pop()
+        if isinstance(member, BaseExceptionGroup):
+            left.extend(reversed(member.exceptions))
+        else:
+            leaves.append(member)
+    return leaves
 
 
 def sane_delay(seconds: float) -> float:

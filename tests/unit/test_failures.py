@@ -34,10 +34,14 @@ def test_a_group_whose_members_say_the_same_says_that(error: BaseException, expe
 
 
 @pytest.mark.parametrize(
-    "error",
-    [group(ValueError("x")), group(Unavailable("away"), ValueError("x")), group(Permanent("no"), Unavailable("away"))],
-)
-def test_any_other_group_is_a_failure(error: BaseException) -> None:
-    failed = failure_of(error)
-    assert (failed.permanent, failed.delay, failed.away) == (False, None, False)
-    assert failed.error.startswith("unhandled errors in a TaskGroup")
+    ("error", "told"),
+    [
+        (group(ValueError("x")), "unhandled errors in a TaskGroup (1 sub-exception), the first: ValueError: x"),
+        (group(group(ValueError()), KeyError("y")), "unhandled errors in a TaskGroup (2 sub-exceptions), the first: ValueError"),
+        (group(Unavailable("away"), ValueError("x")), "unhandled errors in a TaskGroup (2 sub-exceptions), the first: Unavailable: away"),
+        (group(Permanent("no"), Unavailable("away")), "unhandled errors in a TaskGroup (2 sub-exceptions), the first: Permanent: no"),
+        (group(SystemExit(3)), "BaseExceptionGroup: unhandled errors in a TaskGroup (1 sub-exception), the first: SystemExit: 3"),
+    ],
+)  # fmt: skip
+def test_any_other_group_is_a_failure_that_names_the_first(error: BaseException, told: str) -> None:
+    assert failure_of(error) == Failed(told)
