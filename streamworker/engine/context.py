@@ -11,8 +11,8 @@ import msgspec
 
 from streamworker.engine.holds import Hold
 from streamworker.engine.progress import LiveItem
-from streamworker.messages import clean_text, to_json
-from streamworker.processors.api import DONE, LONGEST_TOLD, BatchInfo, percent_of
+from streamworker.messages import clean_text
+from streamworker.processors.api import DONE, LONGEST_TOLD, BatchInfo, checkpoint_text, percent_of
 
 LOG = logging.getLogger("streamworker.processor")
 
@@ -98,7 +98,7 @@ class ItemContext:
 
     def checkpoint(self, state: Any, *, wait: bool = True) -> Awaitable[None]:
         """See `Context.checkpoint`."""
-        text = to_json(state)
+        text = checkpoint_text(state)
         try:
             running = asyncio.get_running_loop()
         except RuntimeError:

@@ -10,6 +10,8 @@ from uuid import UUID
 
 import msgspec
 
+from streamworker.messages import to_json
+
 
 class Item(msgspec.Struct, frozen=True):
     """One element of a batch, on one attempt.
@@ -83,6 +85,14 @@ def percent_of(value: float) -> float | None:
     """A percentage as it is told: between 0 and 100, with two decimals."""
     number = float(value)
     return None if number != number else round(min(100.0, max(0.0, number)), 2)
+
+
+def checkpoint_text(state: Any) -> str:
+    """The JSON of a checkpoint; ValueError says what cannot be stored about it."""
+    try:
+        return to_json(state)
+    except ValueError as error:
+        raise ValueError(f"checkpoint cannot be stored: {error}") from None
 
 
 class Context(Protocol):

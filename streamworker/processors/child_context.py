@@ -8,8 +8,8 @@ import time
 from collections.abc import Awaitable
 from typing import Any
 
-from streamworker.messages import clean_text, to_json
-from streamworker.processors.api import DONE, LONGEST_TOLD, BatchInfo, percent_of
+from streamworker.messages import clean_text
+from streamworker.processors.api import DONE, LONGEST_TOLD, BatchInfo, checkpoint_text, percent_of
 from streamworker.processors.channel import Channel
 from streamworker.processors.frames import Told
 
@@ -67,7 +67,7 @@ class ChildContext:
 
     def checkpoint(self, state: Any, *, wait: bool = True) -> Awaitable[None]:
         """See `Context.checkpoint`."""
-        text = to_json(state)
+        text = checkpoint_text(state)
         if self.ended:
             return DONE  # what outlives its item has nothing to store for it
         if not wait:

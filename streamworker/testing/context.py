@@ -6,8 +6,8 @@ import logging
 from collections.abc import Awaitable
 from typing import NamedTuple
 
-from streamworker.messages import clean_text, to_json
-from streamworker.processors.api import LONGEST_TOLD, BatchInfo, Done, percent_of
+from streamworker.messages import clean_text
+from streamworker.processors.api import LONGEST_TOLD, BatchInfo, Done, checkpoint_text, percent_of
 
 _LOG = logging.getLogger("streamworker.processor")
 
@@ -45,7 +45,7 @@ class RecordingContext:
 
     def checkpoint(self, state: object, *, wait: bool = True) -> Awaitable[None]:
         """See `Context.checkpoint`."""
-        self.saved = to_json(state)
+        self.saved = checkpoint_text(state)
         if self._left is not None:
             self._left -= 1
             if self._left == 0:

@@ -242,7 +242,7 @@ def test_ten_thousand_checkpoints_cost_a_few_commits(shared: Scene, worker: Work
 def test_a_checkpoint_that_cannot_be_stored(shared: Scene, worker: WorkerProcess, mode: tuple[str, str]) -> None:
     _, items = shared.run(["a"], "bad_checkpoint")
     assert (items[0]["status"], items[0]["checkpoint"]) == ("failed", None)
-    assert "$.score: nan is not JSON" in items[0]["error"]
+    assert items[0]["error"] == "checkpoint cannot be stored: $.score: nan is not JSON"
 
 
 # --- effects ------------------------------------------------------------------------------------------------------------------

@@ -261,6 +261,14 @@ def test_a_result_that_cannot_be_stored_is_one_sentence(value: Any, told: str) -
     assert (run.error or "").startswith(told)
 
 
+def test_a_checkpoint_that_cannot_be_stored_is_one_sentence() -> None:
+    async def process(item: Any, context: Any) -> None:
+        await context.checkpoint({1, 2})
+
+    (run,) = run_processor(process, [1])
+    assert (run.error or "").startswith("checkpoint cannot be stored: $: set is not JSON")
+
+
 def test_a_payload_that_cannot_be_submitted_is_refused() -> None:
     with pytest.raises(ValueError, match="set is not JSON"):
         run_processor(double, [{1}])
