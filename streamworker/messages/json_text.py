@@ -6,7 +6,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Awaitable, Generator, Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -254,7 +254,7 @@ class _Measure:
             if value.bit_length() > 14_000 and abs(value) >= _TOO_LONG:
                 raise _Unfit(f"an integer of more than {MAX_DIGITS:,} digits")
         elif value is not None:
-            raise _Unfit(f"{type(value).__name__} is not JSON; expected dict, list, str, int, float, bool or None")
+            raise _Unfit(f"{type(value).__name__} is not JSON; expected {_expected_for(value)}")
 
     def _walk_parts(self, value: dict[object, object] | list[object] | tuple[object, ...], depth: int) -> None:
         keyed = isinstance(value, dict)
@@ -280,6 +280,15 @@ class _Measure:
         self.left -= size
         if self.left < 0:
             raise _Unfit(f"more than {MAX_JSON_BYTES:,} bytes of JSON")
+
+
+def _expected_for(value: object) -> str:
+    """What should stand in the place of a value that is not JSON."""
+    if isinstance(value, Awaitable):
+        return "what it gives when it is awaited, in an async function"
+    if isinstance(value, Generator | AsyncGenerator):
+        return "a list of what it yields"
+    return "dict, list, str, int, float, bool or None"
 
 
 def _text_of(error: BaseException) -> str:

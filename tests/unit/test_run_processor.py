@@ -261,6 +261,34 @@ def test_a_result_that_cannot_be_stored_is_one_sentence(value: Any, told: str) -
     assert (run.error or "").startswith(told)
 
 
+async def forgotten(item: Any) -> None: ...
+
+
+def yields(item: Any, context: Any) -> Any:
+    yield 1
+
+
+async def yields_asynchronously(item: Any, context: Any) -> Any:
+    yield 1
+
+
+@pytest.mark.filterwarnings("ignore:coroutine 'forgotten' was never awaited")
+@pytest.mark.parametrize(
+    ("process", "told"),
+    [
+        (lambda item, context: forgotten(item), "$: coroutine is not JSON; expected what it gives when it is awaited, in an async"),
+        (lambda item, context: {"text": forgotten(item)}, "$.text: coroutine is not JSON; expected what it gives when it is awaited"),
+        (yields, "$: generator is not JSON; expected a list of what it yields"),
+        (yields_asynchronously, "$: async_generator is not JSON; expected a list of what it yields"),
+    ],
+    ids=["coroutine", "inside", "generator", "async generator"],
+)  # fmt: skip
+def test_what_was_not_awaited_or_gone_through_is_one_sentence(process: Any, told: str) -> None:
+    (run,) = run_processor(process, [1])
+    assert run.status == "failed"
+    assert (run.error or "").startswith(f"result cannot be stored: {told}")
+
+
 def test_a_checkpoint_that_cannot_be_stored_is_one_sentence() -> None:
     async def process(item: Any, context: Any) -> None:
         await context.checkpoint({1, 2})
