@@ -14,7 +14,7 @@ from streamworker.messages import MAX_KEY, to_json
 from streamworker.processors.api import BatchInfo, Item
 from streamworker.processors.calls import OpenProcessor
 from streamworker.processors.importing import Plugin, check
-from streamworker.processors.loading import Registry
+from streamworker.processors.loading import registry
 from streamworker.processors.outcomes import Failed, Outcome, Succeeded, failure_of
 from streamworker.store.batches import DIED
 from streamworker.store.items import ItemRecord
@@ -56,7 +56,8 @@ def run_processor(
 ) -> list[ItemRun]:
     """Work through a batch of these payloads, one after another, and return what became of each.
 
-    `process` is what `--processor` would name: a function, a class, an instance, or "module:attribute".
+    `process` is what `--processor` would name: "module:attribute" or an installed or built-in one, or the processor itself: a function,
+    a class, an instance.
 
     `fail`: positions whose first attempt fails after the processor has returned, as if its result could not be recorded; with a mapping,
     in that exception. It shows whether running an item twice is harmless.
@@ -156,7 +157,8 @@ class _Desk:
 
 def _plugin(process: Any) -> Plugin:
     if isinstance(process, str):
-        return Registry({process: process}).load(process)
+        named = registry([process])
+        return named.load(named.names[0])
     name = getattr(process, "__name__", type(process).__name__)
     check(name, process)
     return Plugin(name, process)

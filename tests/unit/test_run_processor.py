@@ -64,6 +64,12 @@ def test_a_plain_function_and_the_batch() -> None:
     assert run.progress == ((100.0, None, None),)
 
 
+def test_a_built_in_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "note.txt").write_text("a few words")
+    assert run_processor("documents", ["note.txt"])[0].result["text"] == "a few words"
+
+
 def test_fail_has_an_item_run_twice() -> None:
     runs = run_processor(plain, ["a", "b"], fail={1})
     assert [(run.status, run.attempts, run.error) for run in runs] == [("completed", 1, None), ("completed", 2, "failed on purpose")]
@@ -194,6 +200,7 @@ class BadOpening(Counting):
         (BadInit, "processor 'BadInit' could not start: TypeError: "),
         (BadOpening, "__aenter__ returned int, not a processor"),
         (5, "got int"),
+        ("documentz", "expected module:attribute, or one of the installed processors ("),
         ("missing_module:process", "there is no module 'missing_module' on the path (is it in this folder, or installed?)"),
         ("broken_here:process", "importing broken_here failed: ZeroDivisionError: division by zero"),
         ("needs_more:process", "needs_more needs the module 'not_installed', which is not installed"),
@@ -226,7 +233,8 @@ def test_an_installed_package_offers_a_processor_by_name(target: str, tmp_path: 
     monkeypatch.syspath_prepend(tmp_path)
     found = registry(["by-key"])
     assert found.specs == {"by-key": "offered:process"}
-    assert run_processor(found.specs["by-key"], ["a"])[0].result == "a"
+    assert run_processor("by-key", ["a"])[0].result == "a"
+    assert run_processor("short=offered:process", ["a"])[0].result == "a"
     with pytest.raises(
         ConfigurationError, match=r"expected module:attribute, or one of the installed processors \(by-key, documents, ollama"
     ):
