@@ -69,7 +69,7 @@ def check(name: str, target: Any) -> None:
         signature = inspect.signature(call)
     except (TypeError, ValueError):
         return  # a built-in that does not tell
-    arguments = (None, None, None) if inspect.isclass(target) else (None, None)
+    arguments = (None, None, None) if inspect.isclass(target) and not _is_bound(target) else (None, None)
     try:
         signature.bind(*arguments)
     except TypeError:
@@ -84,6 +84,11 @@ def call_of(target: Any) -> Callable[..., Any] | None:
     if inspect.isclass(target):
         return vars(target).get("__call__")
     return target if callable(target) else None
+
+
+def _is_bound(target: type) -> bool:
+    """Whether its method is called without an instance in front."""
+    return isinstance(inspect.getattr_static(target, "process", None), staticmethod | classmethod)
 
 
 def is_async(call: Callable[..., Any]) -> bool:

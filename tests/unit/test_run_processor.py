@@ -46,6 +46,22 @@ class Counting:
         return item.payload
 
 
+class Static:
+    @staticmethod
+    async def process(item: Any, context: Any) -> Any:
+        return [item.payload]
+
+
+class OfTheClass:
+    @classmethod
+    def process(cls, item: Any, context: Any) -> Any:
+        return [item.payload]
+
+
+class Inherited(Static):
+    pass
+
+
 @pytest.fixture(autouse=True)
 def _fresh() -> None:
     Counting.opened = Counting.closed = 0
@@ -62,6 +78,11 @@ def test_a_plain_function_and_the_batch() -> None:
     (run,) = run_processor(plain, ["a.jpg"], metadata={"by": "me"})
     assert run.result == ["a.jpg", 1, 1, {"by": "me"}]
     assert run.progress == ((100.0, None, None),)
+
+
+@pytest.mark.parametrize("process", [Static, Static(), OfTheClass, OfTheClass(), Inherited])
+def test_a_method_that_needs_no_instance(process: Any) -> None:
+    assert run_processor(process, ["a"])[0].result == ["a"]
 
 
 def test_a_built_in_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,6 +200,11 @@ class BadMethod:
     def process(self, item: Any) -> None: ...
 
 
+class BadStatic:
+    @staticmethod
+    def process(self: Any, item: Any, context: Any) -> None: ...
+
+
 class BadInit:
     def __init__(self, path: str) -> None: ...
 
@@ -197,6 +223,7 @@ class BadOpening(Counting):
         (one_argument, "processor 'one_argument': it is called with (item, context), its signature is (item: 'Any')"),
         (NoMethod, "expected a function (item, context), or a class with a method process(self, item, context), got type"),
         (BadMethod, "processor 'BadMethod': it is called with (item, context)"),
+        (BadStatic, "processor 'BadStatic': it is called with (item, context)"),
         (BadInit, "processor 'BadInit' could not start: TypeError: "),
         (BadOpening, "__aenter__ returned int, not a processor"),
         (5, "got int"),
