@@ -10,6 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 from streamworker.engine.attempts import Policy, settle
+from streamworker.errors import ConfigurationError
 from streamworker.messages import MAX_KEY, to_json
 from streamworker.processors.api import BatchInfo, Item
 from streamworker.processors.calls import OpenProcessor
@@ -22,6 +23,7 @@ from streamworker.testing.context import RecordingContext, Told
 
 # How often an item may find that what its processor needs is away, before that is its end here.
 MOST_AWAY = 9
+Failures = int | Collection[int] | Mapping[int, BaseException | type[BaseException]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ def run_processor(
     process: Any,
     payloads: Iterable[Any],
     *,
-    fail: Collection[int] | Mapping[int, BaseException] = (),
+    fail: Failures = (),
     crash_at: int | Collection[int] | Mapping[int, int] = (),
     metadata: Mapping[str, Any] | None = None,
     max_attempts: int = 2,
@@ -60,12 +62,12 @@ def run_processor(
     a class, an instance.
 
     `fail`: positions whose first attempt fails after the processor has returned, as if its result could not be recorded; with a mapping,
-    in that exception. It shows whether running an item twice is harmless.
+    in that exception (or one of that class). It shows whether running an item twice is harmless.
 
     `crash_at`: positions at whose first attempt the worker dies: when the processor returns, before that is recorded; with a mapping, right
     after the checkpoint of that number (from 1) is stored. The next attempt meets a processor that was opened afresh.
 
-    ConfigurationError says in one sentence what does not fit about the processor.
+    ConfigurationError says in one sentence what does not fit about the processor or the other arguments.
     """
     try:
         asyncio.get_running_loop()
@@ -80,13 +82,15 @@ async def run_processor_async(
     process: Any,
     payloads: Iterable[Any],
     *,
-    fail: Collection[int] | Mapping[int, BaseException] = (),
+    fail: Failures = (),
     crash_at: int | Collection[int] | Mapping[int, int] = (),
     metadata: Mapping[str, Any] | None = None,
     max_attempts: int = 2,
     connection: Any = None,
 ) -> list[ItemRun]:
     """As `run_processor`, inside an event loop; `connection` (asyncpg) is what `Result.write` is given, without one it is not called."""
+    if not isinstance(max_attempts, int) or max_attempts < 1:
+        raise ConfigurationError(f"max_attempts: expected a whole number from 1, got {max_attempts!r}")
     given = [json.loads(to_json(payload)) for payload in payloads]
     batch = BatchInfo(uuid4(), len(given), json.loads(to_json(dict(metadata or {}))))
     desk = _Desk(_plugin(process), batch, _failures(fail), _deaths(crash_at), Policy(max_attempts, 0.0), connection)
@@ -164,8 +168,21 @@ def _plugin(process: Any) -> Plugin:
     return Plugin(name, process)
 
 
-def _failures(fail: Collection[int] | Mapping[int, BaseException]) -> Mapping[int, BaseException]:
-    return fail if isinstance(fail, Mapping) else {position: RuntimeError("failed on purpose") for position in fail}
+def _failures(fail: Failures) -> Mapping[int, BaseException]:
+    if isinstance(fail, Mapping):
+        return {position: _error(position, error) for position, error in fail.items()}
+    return {position: RuntimeError("failed on purpose") for position in ([fail] if isinstance(fail, int) else fail)}
+
+
+def _error(position: int, error: object) -> BaseException:
+    """The exception that is given for a position; of a class, one without arguments."""
+    try:
+        made = error() if isinstance(error, type) and issubclass(error, BaseException) else error
+    except TypeError as refused:
+        raise ConfigurationError(f"fail: position {position}: expected an exception, got a class that needs arguments: {refused}") from None
+    if not isinstance(made, BaseException):
+        raise ConfigurationError(f"fail: position {position}: expected an exception, got {error!r}")
+    return made
 
 
 def _deaths(crash_at: int | Collection[int] | Mapping[int, int]) -> Mapping[int, int | None]:

@@ -46,6 +46,10 @@ class Counting:
         return item.payload
 
 
+class NoSuchThing(Exception):
+    pass
+
+
 class Static:
     @staticmethod
     async def process(item: Any, context: Any) -> Any:
@@ -94,17 +98,23 @@ def test_a_built_in_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_fail_has_an_item_run_twice() -> None:
     runs = run_processor(plain, ["a", "b"], fail={1})
     assert [(run.status, run.attempts, run.error) for run in runs] == [("completed", 1, None), ("completed", 2, "failed on purpose")]
+    assert run_processor(plain, ["a", "b"], fail=1) == runs
     assert run_processor(plain, ["a"], fail={0}, max_attempts=1)[0].status == "failed"
 
 
 @pytest.mark.parametrize(
     ("error", "status", "attempts"),
-    [(Permanent("no"), "failed", 1), (RetryAfter(3600, "no"), "completed", 2), (SystemExit("no"), "completed", 2)],
+    [
+        (Permanent("no"), "failed", 1),
+        (RetryAfter(3600, "no"), "completed", 2),
+        (SystemExit("no"), "completed", 2),
+        (NoSuchThing, "completed", 2),
+    ],
 )
-def test_fail_takes_the_error_that_it_is_given(error: BaseException, status: str, attempts: int) -> None:
+def test_fail_takes_the_error_that_it_is_given(error: BaseException | type[BaseException], status: str, attempts: int) -> None:
     (run,) = run_processor(plain, ["a"], fail={0: error})
     assert (run.status, run.attempts) == (status, attempts)
-    assert "no" in (run.error or "")
+    assert run.error in ("no", "SystemExit: no", "NoSuchThing")
 
 
 def test_an_error_of_its_own_is_retried_and_kept() -> None:
@@ -244,6 +254,22 @@ def test_a_mistake_is_one_sentence(process: Any, told: str, tmp_path: Path, monk
     assert "\n" not in str(refused.value)
     for name in ("broken_here", "needs_more"):
         sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"max_attempts": 0}, "max_attempts: expected a whole number from 1, got 0"),
+        ({"max_attempts": "2"}, "max_attempts: expected a whole number from 1, got '2'"),
+        ({"fail": {0: "no"}}, "fail: position 0: expected an exception, got 'no'"),
+        ({"fail": {0: int}}, "fail: position 0: expected an exception, got <class 'int'>"),
+        ({"fail": {0: RetryAfter}}, "fail: position 0: expected an exception, got a class that needs arguments: RetryAfter"),
+    ],
+)  # fmt: skip
+def test_an_argument_that_does_not_fit_is_one_sentence(given: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        run_processor(plain, ["a", "b"], **given)
+    assert str(refused.value).startswith(told)
 
 
 def offer(folder: Path, target: str) -> None:
