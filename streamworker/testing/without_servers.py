@@ -67,7 +67,8 @@ def run_processor(
     `crash_at`: positions at whose first attempt the worker dies: when the processor returns, before that is recorded; with a mapping, right
     after the checkpoint of that number (from 1) is stored. The next attempt meets a processor that was opened afresh.
 
-    ConfigurationError says in one sentence what does not fit about the processor or the other arguments.
+    ConfigurationError says in one sentence what does not fit about the processor or the other arguments. What is to happen must happen:
+    a position that no payload has, or a checkpoint that the first attempt did not store, is such a mistake.
     """
     try:
         asyncio.get_running_loop()
@@ -93,7 +94,12 @@ async def run_processor_async(
         raise ConfigurationError(f"max_attempts: expected a whole number from 1, got {max_attempts!r}")
     given = [json.loads(to_json(payload)) for payload in payloads]
     batch = BatchInfo(uuid4(), len(given), json.loads(to_json(dict(metadata or {}))))
-    desk = _Desk(_plugin(process), batch, _failures(fail), _deaths(crash_at), Policy(max_attempts, 0.0), connection)
+    failures, deaths = _failures(fail), _deaths(crash_at)
+    _check_positions("fail", failures, len(given))
+    _check_positions("crash_at", deaths, len(given))
+    if both := failures.keys() & deaths.keys():
+        raise ConfigurationError(f"fail: expected no position that is in crash_at as well, got {min(both)}")
+    desk = _Desk(_plugin(process), batch, failures, deaths, Policy(max_attempts, 0.0), connection)
     async with desk:
         return [await desk.run(position, payload) for position, payload in enumerate(given)]
 
@@ -140,7 +146,10 @@ class _Desk:
 
     async def _attempt(self, item: Item, context: RecordingContext, first: bool) -> ItemRecord:
         outcome = await self._processor(item, context)
-        if first and (context.died or (item.position in self._deaths and self._deaths[item.position] is None)):
+        if first and not context.died and (number := self._deaths.get(item.position)) is not None:
+            why = f": {outcome.error}" if isinstance(outcome, Failed) else ""
+            raise ConfigurationError(f"crash_at: the first attempt at position {item.position} ended before its checkpoint {number}{why}")
+        if first and item.position in self._deaths:
             outcome = Failed(DIED)
             self._processor = await OpenProcessor.open(self._plugin, "inline")  # the old one is not closed: nobody was left to do it
         elif first and item.position in self._failures:
@@ -187,6 +196,15 @@ def _error(position: int, error: object) -> BaseException:
 
 def _deaths(crash_at: int | Collection[int] | Mapping[int, int]) -> Mapping[int, int | None]:
     """Position -> the checkpoint after which the worker dies, or None: when the processor returns."""
-    if isinstance(crash_at, Mapping):
-        return dict(crash_at)
-    return dict.fromkeys([crash_at] if isinstance(crash_at, int) else crash_at)
+    if not isinstance(crash_at, Mapping):
+        return dict.fromkeys([crash_at] if isinstance(crash_at, int) else crash_at)
+    for position, number in crash_at.items():
+        if not isinstance(number, int) or number < 1:
+            raise ConfigurationError(f"crash_at: position {position}: expected the number of a checkpoint, from 1, got {number!r}")
+    return crash_at
+
+
+def _check_positions(name: str, given: Iterable[int], total: int) -> None:
+    for position in given:
+        if position not in range(total):
+            raise ConfigurationError(f"{name}: expected the position, from 0, of one of {total} payloads, got {position!r}")

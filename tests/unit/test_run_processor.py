@@ -261,6 +261,14 @@ def test_a_mistake_is_one_sentence(process: Any, told: str, tmp_path: Path, monk
     [
         ({"max_attempts": 0}, "max_attempts: expected a whole number from 1, got 0"),
         ({"max_attempts": "2"}, "max_attempts: expected a whole number from 1, got '2'"),
+        ({"fail": 2}, "fail: expected the position, from 0, of one of 2 payloads, got 2"),
+        ({"fail": {-1: ValueError()}}, "fail: expected the position, from 0, of one of 2 payloads, got -1"),
+        ({"fail": "1"}, "fail: expected the position, from 0, of one of 2 payloads, got '1'"),
+        ({"crash_at": {0, 2}}, "crash_at: expected the position, from 0, of one of 2 payloads, got 2"),
+        ({"crash_at": {2: 1}}, "crash_at: expected the position, from 0, of one of 2 payloads, got 2"),
+        ({"crash_at": {1: 0}}, "crash_at: position 1: expected the number of a checkpoint, from 1, got 0"),
+        ({"crash_at": {0, 1}, "fail": 1}, "fail: expected no position that is in crash_at as well, got 1"),
+        ({"crash_at": {1: 1}}, "crash_at: the first attempt at position 1 ended before its checkpoint 1"),
         ({"fail": {0: "no"}}, "fail: position 0: expected an exception, got 'no'"),
         ({"fail": {0: int}}, "fail: position 0: expected an exception, got <class 'int'>"),
         ({"fail": {0: RetryAfter}}, "fail: position 0: expected an exception, got a class that needs arguments: RetryAfter"),
@@ -270,6 +278,19 @@ def test_an_argument_that_does_not_fit_is_one_sentence(given: dict[str, Any], to
     with pytest.raises(ConfigurationError) as refused:
         run_processor(plain, ["a", "b"], **given)
     assert str(refused.value).startswith(told)
+
+
+def test_a_death_that_was_not_to_be_had_is_one_sentence() -> None:
+    class Failing(Counting):
+        async def process(self, item: Any, context: Any) -> None:  # type: ignore[override]
+            for number in range(item.payload):
+                await context.checkpoint(number)
+            raise ValueError("too soon")
+
+    with pytest.raises(ConfigurationError) as refused:
+        run_processor(Failing, [5, 2], crash_at={0: 5, 1: 3})
+    assert str(refused.value) == "crash_at: the first attempt at position 1 ended before its checkpoint 3: too soon"
+    assert (Counting.opened, Counting.closed) == (2, 1)  # the one that died is not closed
 
 
 def offer(folder: Path, target: str) -> None:
