@@ -216,5 +216,6 @@ async def _transaction(connection: Connection) -> AsyncIterator[None]:
     except Exception as error:
         if broken is None:
             raise
-        connection.terminate()
+        with contextlib.suppress(asyncpg.InterfaceError):  # it may be closed already
+            connection.terminate()
         raise broken from error

@@ -17,7 +17,7 @@ from streamworker.errors import ConfigurationError
 from streamworker.messages import clean_text
 from streamworker.processors.api import Context, Item, Unavailable
 from streamworker.processors.importing import Plugin, call_of, is_async
-from streamworker.processors.outcomes import Interrupted, Outcome, failure_of, outcome_of
+from streamworker.processors.outcomes import Interrupted, Outcome, failure_of, named, outcome_of
 from streamworker.processors.threads import CallThread, LoopThread, only_in
 
 # How long (seconds) an interrupted call in a thread may take to end.
@@ -113,7 +113,7 @@ class OpenProcessor:
                 thread.stop()
             if isinstance(error, Unavailable) or _is_cancelled(error):
                 raise
-            text = str(error) if isinstance(error, ConfigurationError) else f"{type(error).__name__}: {error}"
+            text = str(error) if isinstance(error, ConfigurationError) else named(error)
             raise ConfigurationError(f"processor {plugin.name!r} could not start: {clean_text(text)}") from error
         call = call_of(target)
         if call is None:
@@ -131,7 +131,7 @@ class OpenProcessor:
         except BaseException as error:
             if _is_cancelled(error):
                 raise
-            raise RuntimeError(f"{type(error).__name__}: {error}") from error
+            raise RuntimeError(named(error)) from error
         finally:
             for call_thread in self._idle:
                 call_thread.stop()

@@ -239,12 +239,16 @@ class Budget:
         self._left = burst
         self._at = time.monotonic()
 
-    def take(self, amount: float = 1.0) -> bool:
-        """Whether that much is left; if so it is spent."""
+    def holds(self, amount: float) -> bool:
+        """Whether that much is left."""
         now = time.monotonic()
         self._left = min(self._burst, self._left + (now - self._at) * self._rate)
         self._at = now
-        if self._left < amount:
+        return self._left >= amount
+
+    def take(self, amount: float = 1.0) -> bool:
+        """Whether that much is left; if so it is spent."""
+        if not self.holds(amount):
             return False
         self._left -= amount
         return True

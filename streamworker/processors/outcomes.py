@@ -52,7 +52,7 @@ def outcome_of(returned: Any) -> Outcome:
 def failure_of(error: BaseException) -> Failed:
     """What an exception of a processor means; of a group whose members all say the same: what they say."""
     error = _unwrapped(error)
-    text = clean_text(_text(error) if isinstance(error, Exception) else _named(error))
+    text = clean_text(_text(error) if isinstance(error, Exception) else named(error))
     match error:
         case Permanent():
             return Failed(text, permanent=True)
@@ -69,10 +69,11 @@ def _text(error: BaseException) -> str:
         text = str(error) or type(error).__name__
     except BaseException:
         text = "(its text cannot be shown)"
-    return f"{text}, the first: {_named(_leaves(error)[0])}" if isinstance(error, BaseExceptionGroup) else text
+    return f"{text}, the first: {named(_leaves(error)[0])}" if isinstance(error, BaseExceptionGroup) else text
 
 
-def _named(error: BaseException) -> str:
+def named(error: BaseException) -> str:
+    """The kind of an exception, and what it says."""
     name, text = type(error).__name__, _text(error)
     return name if text == name else f"{name}: {text}"
 

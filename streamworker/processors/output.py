@@ -15,8 +15,10 @@ from streamworker.processors.frames import READ_SIZE, Budget
 LOG = logging.getLogger("streamworker.processor")
 LONGEST_LINE = 4_000
 NEWLINE = 10
-# Bytes a second, and in advance, that one child may put into the log by printing.
+# Bytes a second, and in advance, that one child may put into the log by printing; each line counts for so many more, since the log
+# adds as much to it, and the worker's time goes by lines.
 RATE, BURST = 64 * 1024.0, 256 * 1024.0
+LINE = 200
 
 
 class Output:
@@ -69,19 +71,26 @@ class Output:
         if not size:
             self._loop.remove_reader(self._file)  # nobody can print any more
             return False
-        if self._budget.take(size):
-            self._tell_dropped()
-            self._take(self._room[:size])
+        if self._dropped and not self._budget.holds(RATE):
+            self._drop(size, torn=self._room[size - 1] != NEWLINE)  # on until a good piece can be told
         else:
-            self._drop(size, torn=self._room[size - 1] != NEWLINE)
+            self._take(self._room[:size])
         return True
 
     def _take(self, data: bytearray) -> None:
-        *lines, rest = data.split(b"\n")
-        for line in lines:
-            self._add(line)
-            self._end_line()
-        self._add(rest)
+        """Tell what the budget allows."""
+        self._tell_dropped()
+        start = 0
+        while start < len(data):
+            end = data.find(b"\n", start)
+            stop = len(data) if end < 0 else end
+            if not (self._cutting or self._budget.take(LINE + stop - start)):
+                return self._drop(len(data) - start, torn=data[-1] != NEWLINE)
+            self._add(data[start:stop])
+            if end >= 0:
+                self._end_line()
+            start = stop + 1
+        return None
 
     def _add(self, part: bytearray) -> None:
         if self._cutting:

@@ -16,6 +16,7 @@ from typing import Any
 from streamworker.messages import clean_text, to_json
 from streamworker.processors.frames import Named
 from streamworker.processors.importing import look_here
+from streamworker.processors.outcomes import named as text_of
 
 Write = Callable[[Any], Awaitable[Any]]
 _EXPECTED = "write: expected, with isolation process, an async function of a module, or functools.partial of one with JSON arguments"
@@ -56,7 +57,7 @@ def find_write(named: Named, processor: str) -> Write:
         function = vars(module)[named.function]
         partial = functools.partial(function, *arguments["args"], **arguments["kwargs"])
     except BaseException as error:  # a script that is imported may well end the process
-        text = clean_text(f"{type(error).__name__}: {error}", 1000)
+        text = clean_text(text_of(error), 1000)
         raise ValueError(f"write: the worker cannot import {clean_text(named.module, 200)}: {text}") from None
     if not inspect.isfunction(function) or function.__module__ != named.module:
         raise ValueError(f"write: {clean_text(named.function, 200)} is no function of {named.module}")

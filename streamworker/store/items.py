@@ -165,7 +165,7 @@ async def write_effects(connection: Connection, rows: Sequence[ItemRecord], pati
                 await row.write(connection)
                 await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
         except BaseException as error:  # user code: a CancelledError or a SystemExit of its own is a failed attempt too
-            failures.append((row, await _undo(connection, savepoint, row, error)))
+            failures.append((row, await _undo(savepoint, row, error)))
         else:
             await _keep(savepoint, row)
     return failures
@@ -179,13 +179,13 @@ async def _keep(savepoint: Transaction, row: ItemRecord) -> None:
         raise WriteBroke(row, error) from cause
 
 
-async def _undo(connection: Connection, savepoint: Transaction, row: ItemRecord, error: BaseException) -> BaseException:
+async def _undo(savepoint: Transaction, row: ItemRecord, error: BaseException) -> BaseException:
     if isinstance(error, TimeoutError):
         error = TimeoutError(f"write: {str(error) or 'it did not end in time'}")
     try:
         await savepoint.rollback()
     except Exception as cause:
-        if connection.is_closed():
+        if isinstance(cause, asyncpg.InterfaceError):
             error = ConnectionError(f"write: the connection is closed: {error}")
         raise WriteBroke(row, error) from cause
     return error

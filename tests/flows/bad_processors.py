@@ -145,8 +145,8 @@ def _print(what: str, size: int) -> None:
             os.write(1, b"\xff\x00\xd8 and a \x1b[31mcolour\n")
         case "a long line":
             print("x" * 100_000)
-        case "very much":
-            block = ("y" * 99 + "\n").encode() * 10_000
+        case "very much" | "very many":
+            block = ("y" * 99 + "\n").encode() * 10_000 if what == "very much" else b"y\n" * 500_000
             for _ in range(size // len(block)):
                 os.write(1, block)
 

@@ -299,6 +299,53 @@ class Deadly:
         """Never called."""
 
 
+class Panic(BaseException):
+    """What native code raises that has given up."""
+
+
+class Opened:
+    """Opening it raises what its name says; a class of `ClosesBadly` raises as it is closed."""
+
+    at_the_start: BaseException | None = None
+    at_the_end: BaseException | None = None
+
+    async def __aenter__(self) -> None:
+        if self.at_the_start is not None:
+            raise self.at_the_start
+
+    async def __aexit__(self, *_: object) -> None:
+        if self.at_the_end is not None:
+            raise self.at_the_end
+
+    async def process(self, item: Item, context: Context) -> Any:
+        """The key."""
+        return item.key
+
+
+class Cancelling(Opened):
+    """As a library that has lost its task."""
+
+    at_the_start = asyncio.CancelledError()
+
+
+class Panicking(Opened):
+    """Its native code gives up."""
+
+    at_the_start = Panic("no device")
+
+
+class Interrupting(Opened):
+    """Takes itself for a program."""
+
+    at_the_start = KeyboardInterrupt()
+
+
+class ClosesBadly(Opened):
+    """Its native code gives up at the end."""
+
+    at_the_end = Panic("the device is gone")
+
+
 class Unstartable:
     """Its model is not there."""
 

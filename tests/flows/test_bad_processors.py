@@ -61,13 +61,18 @@ def test_what_is_no_processor_is_refused_at_the_start(
 
 UNSTARTABLE = {
     "Unstartable": "processor 'Unstartable' could not start: FileNotFoundError: no model at model.bin",
+    "Cancelling": "processor 'Cancelling' could not start: CancelledError",
+    "Panicking": "processor 'Panicking' could not start: Panic: no device",
+    "Interrupting": "processor 'Interrupting' could not start: KeyboardInterrupt",
     "Deadly": "processor 'Deadly' could not start: the processor's process died: exit status 3",
 }
 
 
 @pytest.mark.parametrize("isolation", ISOLATIONS)
 def test_what_cannot_start_fails_its_batch_alone(scene: Scene, isolation: str) -> None:
-    names = ["Unstartable"] if isolation != "process" else list(UNSTARTABLE)  # elsewhere Deadly kills its worker: test_p04_deaths.py
+    names = [
+        name for name in UNSTARTABLE if name != "Deadly" or isolation == "process"
+    ]  # elsewhere it kills its worker: test_p04_deaths.py
     given = [f"work={WORK}", *(f"{name}=tests.flows.processors:{name}" for name in names)]
     worker = scene.start_worker(processor=",".join(given), isolation=isolation)
     for name in names:
@@ -75,6 +80,38 @@ def test_what_cannot_start_fails_its_batch_alone(scene: Scene, isolation: str) -
         assert scene.wait_end(batch_id, "failed")["error"] == UNSTARTABLE[name]
         assert scene.attempts(batch_id) == [0]
     scene.wait_end(scene.job(["a"]))
+    assert worker.lives
+
+
+@pytest.mark.parametrize("isolation", ISOLATIONS)
+def test_what_raises_as_it_is_closed_is_told_and_no_more(scene: Scene, isolation: str) -> None:
+    scene.residue.tolerate("closing it failed")
+    worker = scene.start_worker(processor="tests.flows.processors:ClosesBadly", isolation=isolation)
+    scene.wait_end(scene.job(["a"]))
+    assert worker.end() == 0
+    assert "Panic: the device is gone" in worker.text()
+
+
+SCRIPT = """
+import sys
+from streamworker import Result
+if sys.argv[0] != "-c":
+    raise SystemExit("expected a file to work on")
+async def store(connection): ...
+async def process(item, context): return Result(item.key, write=store)
+"""
+
+
+def test_a_script_that_ends_its_program_when_it_is_imported_for_its_write(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "script_of_mine.py").write_text(SCRIPT)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    worker = scene.start_worker(processor="script_of_mine:process", isolation="process")
+    batch_id = scene.job(["a", "b"])
+    assert scene.wait_end(batch_id)["failed"] == 2
+    expected = "write: the worker cannot import script_of_mine: SystemExit: expected a file to work on"
+    assert [item["error"] for item in scene.items(batch_id)] == [expected] * 2
     assert worker.lives
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from streamworker.processors import output
 from tests.flows.bad_processors import bad
 from tests.flows.scene import Scene
 from tests.flows.workers import WorkerProcess
@@ -147,6 +148,18 @@ def test_a_gigabyte_of_output_blocks_nothing(shared: Scene, worker: WorkerProces
     assert dropped > 0.93 * printed
     assert 0 <= printed - dropped - kept < 500_000, "what is not told was counted, but for the lines that were torn"
     assert worker.memory - before < 50_000_000
+
+
+def test_very_many_short_lines_block_nothing(shared: Scene, worker: WorkerProcess) -> None:
+    printed = 20_000_000
+    row, items = shared.run([bad("print", what="very many", bytes=printed), "b"])
+    assert [item["status"] for item in items] == ["completed", "completed"]
+    began, *_, ended = (line.at for line in shared.log(row["id"]))
+    lines = told(worker, row)
+    assert len(lines) < (output.BURST + (ended - began + 2) * output.RATE) / output.LINE
+    dropped = sum(int(text.split()[0].replace(",", "")) for level, text in lines if level == "warning")
+    kept = sum(len(text) + 1 for level, text in lines if level == "info")
+    assert 0 <= printed - dropped - kept < 1000
 
 
 def test_what_it_logs_keeps_its_level(shared: Scene, worker: WorkerProcess) -> None:
