@@ -121,11 +121,13 @@ class Connection:
     def _is_empty(self) -> bool:
         return not (self._missed or self._frames or self._states or self._stale or self.closing)
 
-    def forget(self, batch_id: str) -> None:
-        """What is waiting of this batch is of no interest any more."""
+    def forget(self, batch_id: str) -> bool:
+        """What is waiting of this batch is of no interest any more; returns whether anything was."""
+        waiting = batch_id in self._stale or any(frame.batch_id == batch_id for frame in (*self._missed, *self._frames))
         self._stale.discard(batch_id)
         self._missed = deque(frame for frame in self._missed if frame.batch_id != batch_id)
         self._keep([frame for frame in self._frames if frame.batch_id != batch_id or frame.kind not in OVERTAKEN])
+        return waiting
 
     def close(self, code: int, reason: str) -> None:
         """End the connection with this code once what waits is sent."""

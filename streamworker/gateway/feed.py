@@ -71,6 +71,15 @@ class Feed:
         """Whether Postgres was asked a moment ago."""
         return self.state is not None and now - self.read_at < FRESH
 
+    def begin_anew(self) -> None:
+        """The batch is no more; should there be one of this id, nothing is known of it."""
+        self.state = self.said = self._ahead = self._gap = self._opened = self._kept = None
+        self.mending, self.read_at, self.behind, self._highest_told = False, float("-inf"), -1, -1
+        self._seen = Revisions()
+        self._in_flight.clear()
+        self._waiting.clear()
+        self.history.in_step.discard(self.batch_id)
+
     # --- what comes in ----------------------------------------------------------------------------------------------------------
 
     def hear(self, record: Record, event: ProgressEvent) -> bool:
@@ -216,9 +225,9 @@ class Feed:
         """The newest of what the stream told and what Postgres said."""
         return max((event for event in (self.state, self.said) if event is not None), key=lambda event: event.revision)
 
-    def leave(self, connection: Connection) -> None:
-        """Tell this client no more."""
-        self.watchers.pop(connection, None)
+    def leave(self, connection: Connection) -> int:
+        """Tell this client no more; returns up to which revision it was told, -1 for not at all."""
+        return -1 if self.watchers.pop(connection, None) is None else self.revision
 
     def missed(self, token: Token) -> list[Record] | None:
         """The events after a token, if it can be proven that they are all; None where only a snapshot will do."""
@@ -231,7 +240,20 @@ class Feed:
             known = self._opened[1]
         found = chain(self.history.after(self.batch_id, token.position), known)
         last = max([known, *(record.highest for record in found or ())])
-        return found if last == self.revision else None
+        return self._news(token.position, found) if found is not None and last == self.revision else None
+
+    def _news(self, position: Position, records: list[Record]) -> list[Record]:
+        """Without what tells nothing after what was told by then: an end that was announced once more, a copy that came late."""
+        seen = Revisions()
+        for record in self.history.newest_at(self.batch_id, position):
+            seen.accept(decode_event(record.raw))
+        news = []
+        for record in records:
+            event = decode_event(record.raw)
+            if seen.judge(event) is not Verdict.KNOWN:
+                seen.accept(event)
+                news.append(record)
+        return news
 
     # --- what goes out ----------------------------------------------------------------------------------------------------------
 

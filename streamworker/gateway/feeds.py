@@ -92,7 +92,7 @@ class Feeds:
         """The batch is no more."""
         if self._feeds.get(feed.batch_id) is feed:
             if feed.interest:
-                feed.read_at = float("-inf")  # others have asked too, and may be given another answer
+                feed.begin_anew()  # others have asked too, and may be given another answer
             else:
                 self._forget(feed)
         told = frame(Complaint(4404, str(not_found(UUID(feed.batch_id))), feed.batch_id))
@@ -101,11 +101,10 @@ class Feeds:
             connection.offer(told)
         feed.watchers.clear()
 
-    def leave(self, connection: Connection, batch_id: str) -> None:
-        """Tell this client of this batch no more."""
+    def leave(self, connection: Connection, batch_id: str) -> int:
+        """Tell this client of this batch no more; returns up to which revision it was told, -1 for not at all."""
         feed = self._feeds.get(batch_id)
-        if feed is not None:
-            feed.leave(connection)
+        return -1 if feed is None else feed.leave(connection)
 
     def look_again(self, batch_id: str) -> None:
         """Ask Postgres for this batch, if anybody watches it."""
@@ -114,11 +113,12 @@ class Feeds:
             feed.mending = True
             self._mend(feed)
 
-    def look_after(self) -> None:
-        """Follow no longer what nobody has watched for a while."""
+    def look_after(self, redis: bool) -> None:
+        """Follow no longer what nobody has watched for a while. `redis`: whether the stream can be read."""
         now = time.monotonic()
         for feed in list(self._feeds.values()):
-            feed.settle(now)
+            if redis:
+                feed.settle(now)
             if not (feed.watchers or feed.interest or feed.mending) and now - feed.read_at > KEPT:
                 self._forget(feed)
 

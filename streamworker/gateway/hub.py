@@ -136,8 +136,9 @@ class Hub:
         scope = connection.together.pop(batch_id, None)
         rest = [id for id, one in connection.together.items() if one == scope]
         connection.together.update(dict.fromkeys(rest, scope_of(rest)))  # from here on their tokens stand for no more than them
-        self._feeds.leave(connection, batch_id)
-        connection.forget(batch_id)
+        told = self._feeds.leave(connection, batch_id)
+        dropped = connection.forget(batch_id)
+        self._overview.tell_what_was_kept_back(connection, batch_id, told - dropped)
 
     async def ended(self, batch_id: str, token: Token) -> bool:
         """Whether the batch has ended, and who has this token knows that: it has nothing to come back for. BatchNotFound."""
@@ -218,7 +219,7 @@ class Hub:
                     connection.cut()
             elif since is None and now - connection.last_sent >= HEARTBEAT - QUIET:
                 connection.offer(PING)
-        self._feeds.look_after()
+        self._feeds.look_after(self._redis)
 
     def _note_postgres(self, answers: bool, error: BaseException | None) -> None:
         if answers is self._postgres:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import msgspec
@@ -64,6 +64,7 @@ class Overview:
         self._reader = reader
         self._begin = begin
         self._hints: dict[str, bool] = {}  # batches of which Postgres is asked, and whether it must be asked once more
+        self._hinted: dict[str, Position] = {}  # since where the stream knows more of them; the first is the oldest
         self.watchers: set[Connection] = set()
         self.interest = 0  # clients that are about to watch
         self.asked_at = 0.0  # when the newest answer of Postgres was asked for
@@ -85,7 +86,7 @@ class Overview:
         """
         known = self._known.get(event.batch_id)
         if known is None or event.revision > known.event.revision + 1:
-            self._take_hint(event.batch_id)
+            self._take_hint(event.batch_id, record.position)
             return
         if not _is_news(event, known.event):
             return
@@ -127,11 +128,13 @@ class Overview:
             in_stream = not reset and self.history.known_at(event.batch_id, newest) == event.revision
             self._tell(event.batch_id, self._note(event, None if in_stream else newest, reset=reset))
 
-    def _take_hint(self, batch_id: str) -> None:
+    def _take_hint(self, batch_id: str, position: Position) -> None:
         if batch_id in self._hints:
             self._hints[batch_id] = True
+            self._hinted.setdefault(batch_id, position)
         elif len(self._hints) < MOST_OPEN:  # else the next comparison will tell
             self._hints[batch_id] = True
+            self._hinted[batch_id] = position
             self._begin(self._ask_postgres(batch_id))
 
     async def _ask_postgres(self, batch_id: str) -> None:
@@ -139,11 +142,15 @@ class Overview:
             while self._hints[batch_id]:
                 self._hints[batch_id] = False
                 before = self._known.get(batch_id)
-                self._compare(await self._reader.read(batch_id), before)
+                event = await self._reader.read(batch_id)
+                if not self._hints[batch_id]:
+                    self._hinted.pop(batch_id, None)
+                self._compare(event, before)
         except BatchNotFound:
             self.drop(batch_id)
         finally:
             del self._hints[batch_id]
+            self._hinted.pop(batch_id, None)
 
     def forget(self) -> None:
         """Nobody wants to know any more."""
@@ -183,7 +190,7 @@ class Overview:
                 self._offer(connection, batch_id, known.snapshot(since is not None))
         # Asked for together with single batches, it stands for them, too.
         in_step = ALL not in connection.together or connection.wanted <= self.history.in_step
-        id = self.history.token(connection.together.get(ALL, SCOPE), in_step=in_step)
+        id = self.history.token(connection.together.get(ALL, SCOPE), self._told_to(), in_step=in_step)
         connection.offer_state(ALL, frame(Live(id, ALL)))
 
     def leave(self, connection: Connection) -> None:
@@ -194,7 +201,13 @@ class Overview:
             self.watchers.remove(connection)
             self._left_at = time.monotonic()
 
-    def _replay(self, connection: Connection, changed: Iterable[str], position: Position) -> None:
+    def tell_what_was_kept_back(self, connection: Connection, batch_id: str, revision: int) -> None:
+        """It was asked for by its id, and told up to this revision; from now on it is one of all again, and told what is newer."""
+        known = self._known.get(batch_id)
+        if known is not None and connection in self.watchers and known.event.revision > revision:
+            self._offer(connection, batch_id, self._frame(batch_id, known).bare)
+
+    def _replay(self, connection: Connection, changed: set[str], position: Position) -> None:
         for batch_id in changed:
             known = self._known.get(batch_id)
             if known is None:
@@ -202,9 +215,14 @@ class Overview:
                 if not last:
                     continue  # it was forgotten
                 known = _Known(decode_event(last[0].raw))
+            told = self.history.last_at(batch_id, position)
+            if told is not None and not known.reset and not _is_news(known.event, decode_event(told.raw)):
+                continue  # what was said of it since is about its items
             self._offer(connection, batch_id, self._frame(batch_id, known).bare)
         now = time.monotonic()
         for batch_id, known in self._known.items():
+            if batch_id in changed:
+                continue
             # Another gateway, which asks Postgres as often as this one, may have heard of it a little later.
             if known.silent_since is not None and (known.silent_since >= position or now - known.noted_at < ANOTHER_HEARS):
                 self._offer(connection, batch_id, self._frame(batch_id, known).bare)
@@ -225,11 +243,15 @@ class Overview:
             for connection in self.watchers:
                 self._offer(connection, batch_id, told)
 
+    def _told_to(self) -> Position | None:
+        """Up to where all is told; None: up to here."""
+        untold = [next(iter(waiting.values())) for waiting in (self._due, self._hinted) if waiting]
+        return before(min(untold)) if untold else None
+
     def _frame(self, batch_id: str, known: _Known) -> Frame:
         if known.frame is None:
             event = msgspec.structs.replace(known.event, items=[])
-            oldest = next(iter(self._due.values()), None)
-            id = self.history.token(SCOPE, None if oldest is None else before(oldest))
+            id = self.history.token(SCOPE, self._told_to())
             told: Event | Snapshot
             if known.silent_since is None:
                 told = Event(batch_id=batch_id, id=id, event=event)

@@ -175,9 +175,22 @@ class History:
 
     def known_at(self, batch_id: str, position: Position) -> int | None:
         """The revision that a batch had told at a position, if an event up to there is kept."""
+        last = self.last_at(batch_id, position)
+        return None if last is None else last.highest
+
+    def last_at(self, batch_id: str, position: Position) -> Record | None:
+        """The last event of a batch up to a position, if it is kept."""
         own = self._by_batch.get(batch_id, ())
         place = bisect_right(own, position, key=_position)
-        return own[place - 1].highest if place else None
+        return own[place - 1] if place else None
+
+    def newest_at(self, batch_id: str, position: Position) -> list[Record]:
+        """All that is kept of what a batch had told of its newest revision at a position."""
+        own = self._by_batch.get(batch_id, ())
+        place = last = bisect_right(own, position, key=_position)
+        while place and own[place - 1].highest == own[last - 1].highest:
+            place -= 1
+        return [own[number] for number in range(place, last)]
 
     def after(self, batch_id: str, position: Position) -> list[Record]:
         """The events of a batch after a position."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
@@ -108,6 +109,8 @@ class Stream:
         if tag != self.history.tag or oldest is None or oldest > newest:
             # What stands there already is not read again: only what comes after it is going to be known.
             self.history.reset(tag if oldest else secrets.token_hex(4), newest, max(oldest or newest, newest))
+        else:
+            self.history.began_at = time.monotonic()  # what was held up all that time is still to come
 
     async def _tag(self, client: Redis) -> str:
         try:

@@ -100,7 +100,7 @@ class Subscriptions:
                 if records is not None:
                     resumed.append(feed)
                     missed += [(feed, record) for record in records]
-        told = [feed for feed, snapshot in found.items() if not isinstance(snapshot, BaseException)]
+        told = [feed for feed, snapshot in found.items() if not isinstance(snapshot, BaseException) and feed.batch_id in connection.wanted]
         self._tell_missed(connection, resumed, missed, in_step=len(resumed) == len(told))
         if told:
             token = self._token(told[0].scope_for(connection), told)
