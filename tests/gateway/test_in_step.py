@@ -107,7 +107,7 @@ async def test_several_of_which_one_has_ended_long_ago(scene: LiveScene, monkeyp
         monkeypatch.setattr("streamworker.gateway.feed.SETTLED", settled)
         async with scene.socket(*ids) as client:
             await client.until("live")
-            scene.hub._feeds.look_after()
+            scene.hub._feeds.look_after(redis=True)
             await scene.step(revision)
             token = (await client.event())["id"]
         await scene.step(revision + 1)
