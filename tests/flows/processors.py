@@ -304,7 +304,7 @@ class Panic(BaseException):
 
 
 class Opened:
-    """Opening it raises what its name says; a class of `ClosesBadly` raises as it is closed."""
+    """Raises what its class says, when it is opened or when it is closed."""
 
     at_the_start: BaseException | None = None
     at_the_end: BaseException | None = None

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from uuid import UUID
 
 import pytest
 
 from streamworker.messages import ItemEvent
 from streamworker.store import progress
 from streamworker.store.pool import Pool
-from tests.gateway.live_scene import Frame, LiveScene, live_scene_on
+from tests.gateway.live_scene import LiveScene, live_scene_on
+from tests.gateway.test_in_step import of
 from tests.gateway.test_resuming import told
 from tests.servers import RedisServer
 
@@ -21,11 +21,6 @@ from tests.servers import RedisServer
 async def scene(redis_url: str, database_url: str) -> AsyncIterator[LiveScene]:
     async with live_scene_on(redis_url, database_url) as scene:
         yield scene
-
-
-def of(frames: list[Frame], batch_id: UUID) -> list[tuple[str, int]]:
-    """What was told of one batch."""
-    return told([frame for frame in frames if frame.get("batch_id") == str(batch_id)])
 
 
 async def until(happened: Callable[[], bool]) -> None:
